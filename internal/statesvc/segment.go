@@ -1,0 +1,329 @@
+package statesvc
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// The log is appended to by etcd's wal package and read here: one pass in parallel over segments that are in memory as
+// a whole, which knows the offset of everything and can look beyond a broken place. The framing of wal: an 8-byte little
+// endian length (the top byte says how many bytes of padding follow), then a protobuf Record {type, crc, data}. The crc
+// runs through all records of the log; each segment begins with its value.
+
+const sectorSize = 512
+
+// segmentFile is the name of a segment: its number and the index of its first record.
+type segmentFile struct {
+	path  string
+	seq   uint64
+	index uint64
+}
+
+func listSegments(dir string) ([]segmentFile, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var segs []segmentFile
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".wal") {
+			continue
+		}
+		s := segmentFile{path: filepath.Join(dir, e.Name())}
+		if n, err := fmt.Sscanf(e.Name(), "%016x-%016x.wal", &s.seq, &s.index); n != 2 || err != nil {
+			continue
+		}
+		segs = append(segs, s)
+	}
+	slices.SortFunc(segs, func(a, b segmentFile) int {
+		switch {
+		case a.seq < b.seq:
+			return -1
+		case a.seq > b.seq:
+			return 1
+		}
+		return strings.Compare(a.path, b.path)
+	})
+	return segs, nil
+}
+
+// segment is what parseSegment read.
+type segment struct {
+	records  []rawRecord
+	metadata []byte
+	firstCRC uint32 // value that the log's running checksum had at the start
+	lastCRC  uint32
+	end      int64 // offset behind the last good record
+	problem  error // nil: after end there are only zeros, or nothing
+}
+
+// rawRecord is an entry of the log as it lies in the segment.
+type rawRecord struct {
+	index  uint64
+	data   []byte
+	offset int64
+}
+
+var (
+	errFrameCut    = errors.New("record is cut off")
+	errFrameSum    = errors.New("checksum of the log does not match")
+	errFrameShape  = errors.New("record of the log cannot be read")
+	errFrameAfter  = errors.New("there is data after the end of the log")
+	errFrameAlign  = errors.New("record of the log has a wrong length")
+	errFrameKind   = errors.New("record of an unknown kind in the log")
+	errFrameHeader = errors.New("segment has no header")
+)
+
+// frame is one record of the wal package.
+type frame struct {
+	kind     int64
+	crc      uint32
+	data     []byte
+	recBytes int64
+	next     int64
+}
+
+// readFrame reads the frame at off. A frame of length zero is the end and returns recBytes 0.
+func readFrame(b []byte, off int64) (frame, error) {
+	rest := b[off:]
+	if len(rest) < 8 {
+		if allZero(rest) {
+			return frame{}, nil
+		}
+		return frame{}, errFrameCut
+	}
+	field := binary.LittleEndian.Uint64(rest)
+	if field == 0 {
+		return frame{}, nil
+	}
+	f := frame{recBytes: int64(field & (1<<56 - 1))}
+	pad := int64(0)
+	if field>>63 != 0 {
+		pad = int64(field >> 56 & 7)
+	}
+	if field>>56&0x78 != 0 || (f.recBytes+pad)%8 != 0 || f.recBytes == 0 {
+		return f, errFrameAlign
+	}
+	if f.recBytes+pad > int64(len(rest)-8) {
+		return f, errFrameCut
+	}
+	f.next = off + 8 + f.recBytes + pad
+	if !f.parse(rest[8 : 8+f.recBytes]) {
+		return f, errFrameShape
+	}
+	return f, nil
+}
+
+// parse reads a protobuf Record and is strict about it: the checksum of the log covers the data only, so every other byte
+// must be exactly what the writer makes.
+func (f *frame) parse(b []byte) bool {
+	want := protowire.Number(1)
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n != 1 || num < want || num > 3 {
+			return false
+		}
+		want = num + 1
+		b = b[n:]
+		switch {
+		case num == 3 && typ == protowire.BytesType:
+			v, n := protowire.ConsumeBytes(b)
+			if n < 0 {
+				return false
+			}
+			f.data, b = v, b[n:]
+		case num < 3 && typ == protowire.VarintType:
+			v, n := protowire.ConsumeVarint(b)
+			if n < 0 || v > 1<<32-1 || n != protowire.SizeVarint(v) {
+				return false
+			}
+			if num == 1 {
+				f.kind = int64(v)
+			} else {
+				f.crc = uint32(v)
+			}
+			b = b[n:]
+		default:
+			return false
+		}
+	}
+	return f.kind != 0
+}
+
+// parseSegment reads all records and stops at the first that is not good.
+func parseSegment(b []byte) *segment {
+	s := &segment{}
+	var crc uint32
+	started := false
+	for {
+		f, err := readFrame(b, s.end)
+		if err != nil {
+			s.problem = err
+			return s
+		}
+		if f.recBytes == 0 {
+			break
+		}
+		if !started && f.kind != wal.CrcType {
+			s.problem = errFrameHeader
+			return s
+		}
+		switch f.kind {
+		case wal.CrcType:
+			if started {
+				s.problem = errFrameKind
+				return s
+			}
+			started = true
+			crc, s.firstCRC = f.crc, f.crc
+		case wal.MetadataType, wal.EntryType, wal.SnapshotType:
+			crc = crc32.Update(crc, castagnoli, f.data)
+			if crc != f.crc {
+				s.problem = errFrameSum
+				return s
+			}
+		default:
+			s.problem = errFrameKind
+			return s
+		}
+		switch f.kind {
+		case wal.MetadataType:
+			if s.metadata != nil {
+				s.problem = errFrameKind
+				return s
+			}
+			s.metadata = f.data
+		case wal.SnapshotType: // only the empty one that every log begins with
+			if len(s.records) > 0 {
+				s.problem = errFrameKind
+				return s
+			}
+		case wal.EntryType:
+			index, data, ok := parseEntry(f.data)
+			if !ok {
+				s.problem = errFrameShape
+				return s
+			}
+			s.records = append(s.records, rawRecord{index: index, data: data, offset: s.end})
+		}
+		s.end = f.next
+		s.lastCRC = crc
+	}
+	if s.metadata == nil {
+		s.problem = errFrameHeader
+		return s
+	}
+	if !allZero(b[s.end:]) {
+		s.problem = errFrameAfter
+	}
+	return s
+}
+
+// parseEntry reads a raft entry: index and data.
+func parseEntry(b []byte) (index uint64, data []byte, ok bool) {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return 0, nil, false
+		}
+		b = b[n:]
+		switch {
+		case num == 4 && typ == protowire.BytesType:
+			if data, n = protowire.ConsumeBytes(b); n < 0 {
+				return 0, nil, false
+			}
+			ok = true
+		case num <= 3 && typ == protowire.VarintType:
+			var v uint64
+			if v, n = protowire.ConsumeVarint(b); n < 0 {
+				return 0, nil, false
+			}
+			if num == 3 {
+				index = v
+			}
+		default:
+			return 0, nil, false
+		}
+		b = b[n:]
+	}
+	return index, data, ok && index > 0
+}
+
+// verdict is what a broken end of the last segment is.
+type verdict int
+
+const (
+	verdictDamage verdict = iota
+	verdictTorn           // never written completely, so never acknowledged: cut it
+	verdictMend           // complete but for the last byte, which is known: write it
+)
+
+// judge looks at what follows the last good record of the newest segment. Only one record is ever under way, and it
+// is synced before the next one begins. So a torn one is the last: whatever stands behind the place and is a record of
+// this store shows that the place was good once and was damaged.
+func (s *segment) judge(b []byte, next uint64, salt uint32) (verdict, int64) {
+	for from := s.end; ; {
+		i := bytes.Index(b[from:], []byte(frameMagic))
+		if i < 0 {
+			break
+		}
+		from += int64(i)
+		if index, _, _, err := openRecord(b[from:], salt); (err == nil || index > 0) && index >= next {
+			return verdictDamage, 0
+		}
+		from++
+	}
+	f, _ := readFrame(b, s.end)
+	if f.recBytes == 0 || s.end+8+f.recBytes > int64(len(b)) {
+		// A length that was never written, in a sector that was never written, or a file that ends too early.
+		sector := b[s.end:min(int64(len(b)), (s.end/sectorSize+1)*sectorSize)]
+		if f.recBytes != 0 || len(b)-int(s.end) < 8 || allZero(sector) {
+			return verdictTorn, 0
+		}
+		return verdictDamage, 0
+	}
+	start, end := s.end+8, s.end+8+f.recBytes
+	if b[end-1] == 0 {
+		// No record ends with a zero. If that byte is all that is missing the record itself is known.
+		fixed := bytes.Clone(b[start:end])
+		fixed[len(fixed)-1] = recordEnd
+		g := frame{}
+		if g.parse(fixed) && g.kind == wal.EntryType && crc32.Update(s.lastCRC, castagnoli, g.data) == g.crc {
+			return verdictMend, end - 1
+		}
+		return verdictTorn, 0
+	}
+	for off := start; off < end; {
+		stop := min(end, (off/sectorSize+1)*sectorSize)
+		if allZero(b[off:stop]) {
+			return verdictTorn, 0
+		}
+		off = stop
+	}
+	return verdictDamage, 0
+}
+
+func allZero(b []byte) bool {
+	for len(b) >= 8 {
+		if binary.LittleEndian.Uint64(b) != 0 {
+			return false
+		}
+		b = b[8:]
+	}
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
