@@ -383,14 +383,14 @@ func (l *loader) apply(c *commit) {
 // end deals with a newest segment that does not end well.
 func (l *loader) end(d *decodedSegment) error {
 	s := d.seg
-	verdict, at := s.judge(d.raw, l.j.index+1, l.j.salt)
+	verdict, missing := s.judge(d.raw, l.j.index+1, l.j.salt)
 	fields := []zap.Field{zap.String("file", d.file.path), zap.Int64("offset", s.end), zap.String("problem", s.problem.Error())}
 	switch {
 	case s.metadata == nil || verdict == verdictDamage:
 		return &DamagedError{File: d.file.path, Offset: s.end, Reason: s.problem.Error(), Hint: repairHint}
 	case verdict == verdictMend:
-		l.e.log.Warn("last byte of the state log was missing and is written again", fields...)
-		if err := l.f.mend(d.file.path, at); err != nil {
+		l.e.log.Warn("last byte of the state log was missing and is written", fields...)
+		if err := l.f.mend(d.file.path, missing); err != nil {
 			return &FolderError{Path: l.f.path, Cause: err}
 		}
 		d2 := l.decode(d.file, true)
@@ -427,15 +427,20 @@ func (l *loader) end(d *decodedSegment) error {
 	return nil
 }
 
-// mend writes the last byte of a record.
-func (f *folder) mend(path string, at int64) error {
+// mend completes a record.
+func (f *folder) mend(path string, m mending) error {
 	file, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	if _, err := file.WriteAt([]byte{recordEnd}, at); err != nil {
+	if _, err := file.WriteAt([]byte{recordEnd}, m.last); err != nil {
 		return err
+	}
+	if info, err := file.Stat(); err != nil || info.Size() < m.size {
+		if err := errors.Join(err, file.Truncate(m.size)); err != nil {
+			return err
+		}
 	}
 	return file.Sync()
 }

@@ -114,10 +114,10 @@ func readFrame(b []byte, off int64) (frame, error) {
 	if field>>56&0x78 != 0 || (f.recBytes+pad)%8 != 0 || f.recBytes == 0 {
 		return f, errFrameAlign
 	}
+	f.next = off + 8 + f.recBytes + pad
 	if f.recBytes+pad > int64(len(rest)-8) {
 		return f, errFrameCut
 	}
-	f.next = off + 8 + f.recBytes + pad
 	if !f.parse(rest[8 : 8+f.recBytes]) {
 		return f, errFrameShape
 	}
@@ -265,13 +265,27 @@ type verdict int
 const (
 	verdictDamage verdict = iota
 	verdictTorn           // never written completely, so never acknowledged: cut it
-	verdictMend           // complete but for the last byte, which is known: write it
+	verdictMend           // complete but for its last byte or its padding, which are known: write them
 )
+
+// mending says what is missing of a record: its last byte at the offset, and a file of that size.
+type mending struct{ last, size int64 }
 
 // judge looks at what follows the last good record of the newest segment. Only one record is ever under way, and it
 // is synced before the next one begins. So a torn one is the last: whatever stands behind the place and is a record of
 // this store shows that the place was good once and was damaged.
-func (s *segment) judge(b []byte, next uint64, salt uint32) (verdict, int64) {
+func (s *segment) judge(b []byte, next uint64, salt uint32) (verdict, mending) {
+	f, _ := readFrame(b, s.end)
+	start, end := s.end+8, s.end+8+f.recBytes
+	if f.recBytes > 0 && end <= int64(len(b)) && (b[end-1] == 0 || f.next > int64(len(b))) {
+		// No record ends with a zero. If nothing else is missing the record itself is known.
+		fixed := bytes.Clone(b[start:end])
+		fixed[len(fixed)-1] = recordEnd
+		g := frame{}
+		if g.parse(fixed) && g.kind == wal.EntryType && crc32.Update(s.lastCRC, castagnoli, g.data) == g.crc {
+			return verdictMend, mending{last: end - 1, size: f.next}
+		}
+	}
 	for from := s.end; ; {
 		i := bytes.Index(b[from:], []byte(frameMagic))
 		if i < 0 {
@@ -279,38 +293,29 @@ func (s *segment) judge(b []byte, next uint64, salt uint32) (verdict, int64) {
 		}
 		from += int64(i)
 		if index, _, _, err := openRecord(b[from:], salt); (err == nil || index > 0) && index >= next {
-			return verdictDamage, 0
+			return verdictDamage, mending{}
 		}
 		from++
 	}
-	f, _ := readFrame(b, s.end)
-	if f.recBytes == 0 || s.end+8+f.recBytes > int64(len(b)) {
+	if f.recBytes == 0 || end > int64(len(b)) {
 		// A length that was never written, in a sector that was never written, or a file that ends too early.
 		sector := b[s.end:min(int64(len(b)), (s.end/sectorSize+1)*sectorSize)]
 		if f.recBytes != 0 || len(b)-int(s.end) < 8 || allZero(sector) {
-			return verdictTorn, 0
+			return verdictTorn, mending{}
 		}
-		return verdictDamage, 0
+		return verdictDamage, mending{}
 	}
-	start, end := s.end+8, s.end+8+f.recBytes
 	if b[end-1] == 0 {
-		// No record ends with a zero. If that byte is all that is missing the record itself is known.
-		fixed := bytes.Clone(b[start:end])
-		fixed[len(fixed)-1] = recordEnd
-		g := frame{}
-		if g.parse(fixed) && g.kind == wal.EntryType && crc32.Update(s.lastCRC, castagnoli, g.data) == g.crc {
-			return verdictMend, end - 1
-		}
-		return verdictTorn, 0
+		return verdictTorn, mending{}
 	}
 	for off := start; off < end; {
 		stop := min(end, (off/sectorSize+1)*sectorSize)
 		if allZero(b[off:stop]) {
-			return verdictTorn, 0
+			return verdictTorn, mending{}
 		}
 		off = stop
 	}
-	return verdictDamage, 0
+	return verdictDamage, mending{}
 }
 
 func allZero(b []byte) bool {
