@@ -1,0 +1,79 @@
+package rpc
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Observer is the hub's view of calls: metrics and logs. Its methods are
+// called without locks and from any goroutine, and must not block.
+type Observer interface {
+	// Done comes once per started call, after its answer; err is nil for success.
+	Done(c *Call, err *Error, took time.Duration)
+	// Slow comes while a call still runs, when it passes its slow threshold.
+	Slow(c *Call, age time.Duration)
+	// Late comes when a handler answers a call whose answer was decided before.
+	Late(c *Call)
+	// Panic comes when a method panicked; stack is for the log.
+	Panic(c *Call, value any, stack []byte)
+	// Rejected comes when a call is refused because of a limit.
+	Rejected(limit string)
+}
+
+// Names of the limits that Rejected tells.
+const (
+	LimitCallsPerConnection = "calls_per_connection"
+	LimitCallsPerUID        = "calls_per_uid"
+	LimitCalls              = "calls"
+	LimitOutbox             = "outbox"
+)
+
+// Default limits and times of calls (contract.md sections 4 and 6).
+const (
+	DefaultDeadline = 30 * time.Second
+	MaxDeadline     = time.Hour
+	MinDeadline     = time.Millisecond
+	DefaultSlow     = time.Second
+
+	DefaultCallsPerLink = 4096
+	DefaultCallsPerUID  = 16384
+	DefaultCalls        = 65536
+)
+
+// Gate is what all links of a hub share: limits, default times, the observer,
+// and whether new calls are still taken. Its exported fields are set before
+// the first link is made. The zero Gate has the default limits.
+type Gate struct {
+	Observer     Observer      // nil: nobody looks
+	Deadline     time.Duration // of a method that names none; 0: DefaultDeadline
+	MaxDeadline  time.Duration // 0: MaxDeadline
+	Slow         time.Duration // of a method that names none; 0: DefaultSlow
+	CallsPerLink int           // 0: DefaultCallsPerLink
+	CallsPerUID  int           // 0: DefaultCallsPerUID; see Quota
+	Calls        int           // 0: DefaultCalls
+
+	inFlight atomic.Int64
+	draining atomic.Bool
+}
+
+// Drain refuses all new calls from now on.
+func (g *Gate) Drain() { g.draining.Store(true) }
+
+// Draining reports whether Drain was called.
+func (g *Gate) Draining() bool { return g.draining.Load() }
+
+// InFlight returns how many registered calls run.
+func (g *Gate) InFlight() int { return int(g.inFlight.Load()) }
+
+func or[T ~int | ~int64](v, fallback T) T {
+	if v == 0 {
+		return fallback
+	}
+	return v
+}
+
+// Quota counts the calls in flight of all links that share it, such as those of one uid.
+type Quota struct{ n atomic.Int64 }
+
+// N returns the present count.
+func (q *Quota) N() int { return int(q.n.Load()) }

@@ -1,0 +1,436 @@
+package rpc
+
+import (
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Link is the in-flight side of one connection: its registered calls by their
+// ids, one heap of their next events, one timer. A protocol makes one per
+// connection and starts every call through it.
+type Link struct {
+	Out   *Outbox // where replies go; may be nil. Set before the first Start
+	Quota *Quota  // shared with the other links of the same user; may be nil
+
+	gate *Gate
+	n    atomic.Int64 // registered calls
+
+	mu      sync.Mutex // before call, stream and outbox locks; never held while one of them is waited for
+	byKey   map[string]*Call
+	heap    []*Call // 4-ary, by next event
+	timer   *time.Timer
+	armed   time.Time // when the timer fires; zero when it is not set
+	closed  *Error
+	onClose []func()
+	wg      sync.WaitGroup // goroutine handlers
+}
+
+// NewLink returns the in-flight side of a new connection. gate may be nil.
+func NewLink(gate *Gate) *Link {
+	if gate == nil {
+		gate = new(Gate)
+	}
+	return &Link{gate: gate}
+}
+
+// Start admits c and starts it at t: the one way for protocols to call. Every
+// outcome, refusal and panic included, reaches c.Reply exactly once. Start
+// never blocks.
+func (l *Link) Start(b *Batch, t Target, c *Call) {
+	c.link = l
+	c.index = -1
+	c.began = b.Now()
+	if e := l.refuse(c, t); e != nil {
+		c.Finish(b, Value{}, e)
+		return
+	}
+	defer l.recover(b, c)
+	t.Start(b, c)
+}
+
+// refuse says why c may not start, nil if it may.
+func (l *Link) refuse(c *Call, t Target) *Error {
+	g := l.gate
+	n := l.n.Load()
+	switch {
+	case t == nil:
+		return &Error{Code: CodeNotFound, Message: "method not found", Ran: RanNo}
+	case g.draining.Load():
+		return errDraining
+	case n >= int64(or(g.CallsPerLink, DefaultCallsPerLink)):
+		return l.over(LimitCallsPerConnection, "too many calls in flight on this connection")
+	case l.Quota != nil && l.Quota.n.Load() >= int64(or(g.CallsPerUID, DefaultCallsPerUID)):
+		return l.over(LimitCallsPerUID, "too many calls in flight for this user")
+	case g.inFlight.Load() >= int64(or(g.Calls, DefaultCalls)):
+		return l.over(LimitCalls, "too many calls in flight")
+	case l.Out != nil && l.Out.Busy():
+		return l.over(LimitOutbox, "too many bytes wait to be read by this client")
+	}
+	if m, ok := t.(*Method); ok {
+		c.Method = m
+		if !c.Peer.May(m) {
+			return &Error{Code: CodePermissionDenied, Message: "not allowed to call " + m.Name, Ran: RanNo}
+		}
+	}
+	if n > 0 && c.Key != "" && l.InFlight(c.Key) {
+		return &Error{Code: CodeDuplicate, Message: "a call with this id is still in flight", Ran: RanNo}
+	}
+	return nil
+}
+
+func (l *Link) over(limit, message string) *Error {
+	if o := l.gate.Observer; o != nil {
+		o.Rejected(limit)
+	}
+	return &Error{Code: CodeOverloaded, Message: message, Ran: RanNo}
+}
+
+// recover turns a panic of a method into CodeInternal for its caller.
+func (l *Link) recover(b *Batch, c *Call) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if o := l.gate.Observer; o != nil {
+		o.Panic(c, p, debug.Stack())
+	}
+	c.Finish(b, Value{}, errInternal)
+}
+
+var errInternal = &Error{Code: CodeInternal, Message: "internal error"}
+
+// InFlight reports whether a registered call has that key.
+func (l *Link) InFlight(key string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.byKey[key] != nil
+}
+
+// Find returns the registered call with that key, nil if there is none.
+func (l *Link) Find(key []byte) *Call {
+	if l.n.Load() == 0 {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.byKey[string(key)]
+}
+
+// N returns how many registered calls run.
+func (l *Link) N() int { return int(l.n.Load()) }
+
+// Calls returns the registered calls, in no order.
+func (l *Link) Calls() []*Call {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]*Call(nil), l.heap...)
+}
+
+// Cancel ends the registered call with that key; unknown keys are ignored.
+func (l *Link) Cancel(key []byte, cause *Error) {
+	if c := l.Find(key); c != nil {
+		c.Cancel(cause)
+	}
+}
+
+// OnClose runs f when the link is closed, at once if it is already. Functions
+// run in the order in which they were given, without locks.
+func (l *Link) OnClose(f func()) {
+	l.mu.Lock()
+	if l.closed == nil {
+		l.onClose = append(l.onClose, f)
+		l.mu.Unlock()
+		return
+	}
+	l.mu.Unlock()
+	f()
+}
+
+// Close cancels every running call with cause, refuses new registrations, runs
+// the OnClose functions, and waits up to limit for handlers to end. It reports
+// whether they did.
+func (l *Link) Close(cause *Error, limit time.Duration) bool {
+	l.mu.Lock()
+	first := l.closed == nil
+	if first {
+		l.closed = cause
+	}
+	calls := append([]*Call(nil), l.heap...)
+	run := l.onClose
+	l.onClose = nil
+	l.mu.Unlock()
+	for _, c := range calls {
+		c.Cancel(cause)
+		l.unhold(c)
+	}
+	for _, f := range run {
+		f()
+	}
+	done := make(chan struct{})
+	go func() { // ends with the handlers
+		l.wg.Wait()
+		close(done)
+	}()
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case <-done:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+// run starts a goroutine handler.
+func (l *Link) run(c *Call, f func()) {
+	if l == nil {
+		go f()
+		return
+	}
+	l.wg.Go(func() {
+		defer l.recover(nil, c)
+		f()
+	})
+}
+
+// register enters c: see Call.Own.
+func (l *Link) register(c *Call) {
+	g := l.gate
+	slow, deadline := or(g.Slow, DefaultSlow), c.Timeout
+	if m := c.Method; m != nil {
+		slow = or(m.Slow, slow)
+		if deadline == 0 {
+			deadline = m.Deadline
+		}
+	}
+	if deadline == 0 {
+		deadline = or(g.Deadline, DefaultDeadline)
+	}
+	if deadline > 0 {
+		deadline = max(MinDeadline, min(deadline, or(g.MaxDeadline, MaxDeadline)))
+		c.deadline = c.began.Add(deadline)
+	}
+	if slow > 0 {
+		c.slowAt = c.began.Add(slow)
+	}
+	c.next = earlier(c.slowAt, c.deadline)
+	l.n.Add(1)
+	g.inFlight.Add(1)
+	if l.Quota != nil {
+		l.Quota.n.Add(1)
+	}
+	l.mu.Lock()
+	if c.Key != "" {
+		if l.byKey == nil {
+			l.byKey = make(map[string]*Call)
+		}
+		l.byKey[c.Key] = c
+	}
+	l.push(c)
+	l.armLocked()
+	closed := l.closed
+	l.mu.Unlock()
+	if closed != nil {
+		c.Cancel(closed)
+	}
+}
+
+// remove takes c out; its answer is decided.
+func (l *Link) remove(c *Call) {
+	l.mu.Lock()
+	if c.index < 0 {
+		l.mu.Unlock()
+		return
+	}
+	l.take(c)
+	if c.Key != "" && l.byKey[c.Key] == c {
+		delete(l.byKey, c.Key)
+	}
+	l.mu.Unlock()
+	l.n.Add(-1)
+	l.gate.inFlight.Add(-1)
+	if l.Quota != nil {
+		l.Quota.n.Add(-1)
+	}
+}
+
+// done tells the observer.
+func (l *Link) done(c *Call, e *Error, took time.Duration) {
+	if o := l.gate.Observer; o != nil {
+		o.Done(c, e, took)
+	}
+}
+
+// disarm takes the slow mark and the deadline away: a stream has begun.
+func (l *Link) disarm(c *Call) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.index >= 0 {
+		c.next = time.Time{}
+		l.fix(c)
+	}
+}
+
+// hold keeps an expired call in place until its answer may leave.
+func (l *Link) hold(c *Call, until time.Time) {
+	l.mu.Lock()
+	if c.index < 0 || l.closed != nil {
+		l.mu.Unlock()
+		l.unhold(c)
+		return
+	}
+	c.next = until
+	l.fix(c)
+	l.armLocked()
+	l.mu.Unlock()
+}
+
+// unhold answers an expired call now.
+func (l *Link) unhold(c *Call) {
+	c.mu.Lock()
+	e := c.held
+	c.held = nil
+	c.mu.Unlock()
+	if e != nil {
+		c.conclude(nil, Value{}, e, e)
+	}
+}
+
+// armLocked sets the timer for the earliest event. It is never set back: a
+// timer that fires early finds nothing due and is set anew.
+func (l *Link) armLocked() {
+	if len(l.heap) == 0 || l.heap[0].next.IsZero() {
+		return
+	}
+	at := l.heap[0].next
+	if !l.armed.IsZero() && !at.Before(l.armed) {
+		return
+	}
+	l.armed = at
+	if l.timer == nil {
+		l.timer = time.AfterFunc(time.Until(at), l.tick)
+	} else {
+		l.timer.Reset(time.Until(at))
+	}
+}
+
+// tick handles what is due.
+func (l *Link) tick() {
+	now := time.Now()
+	var slow, expired []*Call
+	l.mu.Lock()
+	l.armed = time.Time{}
+	for len(l.heap) > 0 {
+		c := l.heap[0]
+		if c.next.IsZero() || c.next.After(now) {
+			break
+		}
+		if !c.slowAt.IsZero() && c.next.Equal(c.slowAt) && !c.Settled() {
+			slow = append(slow, c)
+			c.slowAt = time.Time{}
+		}
+		if !c.deadline.IsZero() && !c.deadline.After(now) {
+			expired = append(expired, c)
+			c.next = time.Time{}
+		} else {
+			c.next = c.deadline
+		}
+		l.fix(c)
+	}
+	l.armLocked()
+	l.mu.Unlock()
+	for _, c := range slow {
+		c.slow.Store(true)
+		if o := l.gate.Observer; o != nil {
+			o.Slow(c, now.Sub(c.began))
+		}
+	}
+	for _, c := range expired {
+		if c.Settled() {
+			l.unhold(c)
+		} else {
+			c.expire()
+		}
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// The heap has four children per node: fewer levels to walk. A call without a
+// next event sorts last.
+
+func less(a, b *Call) bool {
+	if a.next.IsZero() || b.next.IsZero() {
+		return !a.next.IsZero()
+	}
+	return a.next.Before(b.next)
+}
+
+func (l *Link) push(c *Call) {
+	c.index = len(l.heap)
+	l.heap = append(l.heap, c)
+	l.up(c.index)
+}
+
+func (l *Link) take(c *Call) {
+	i, last := c.index, len(l.heap)-1
+	l.swap(i, last)
+	l.heap[last] = nil
+	l.heap = l.heap[:last]
+	c.index = -1
+	if i < last {
+		l.down(i)
+		l.up(i)
+	}
+	if last == 0 && cap(l.heap) > 64 {
+		l.heap = nil // an idle connection keeps nothing
+	}
+}
+
+func (l *Link) fix(c *Call) {
+	l.down(c.index)
+	l.up(c.index)
+}
+
+func (l *Link) swap(i, j int) {
+	l.heap[i], l.heap[j] = l.heap[j], l.heap[i]
+	l.heap[i].index, l.heap[j].index = i, j
+}
+
+func (l *Link) up(i int) {
+	for i > 0 {
+		parent := (i - 1) / 4
+		if !less(l.heap[i], l.heap[parent]) {
+			return
+		}
+		l.swap(i, parent)
+		i = parent
+	}
+}
+
+func (l *Link) down(i int) {
+	for {
+		first := 4*i + 1
+		if first >= len(l.heap) {
+			return
+		}
+		best := first
+		for j := first + 1; j < min(first+4, len(l.heap)); j++ {
+			if less(l.heap[j], l.heap[best]) {
+				best = j
+			}
+		}
+		if !less(l.heap[best], l.heap[i]) {
+			return
+		}
+		l.swap(i, best)
+		i = best
+	}
+}

@@ -1,0 +1,227 @@
+package rpc
+
+import (
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// Mode says where a Go function runs.
+type Mode uint8
+
+const (
+	// Concurrent runs each call in a goroutine of its own.
+	Concurrent Mode = iota
+	// Inline runs on the reader of the connection. It is a promise: the
+	// function never blocks and is done within a small fraction of a
+	// millisecond, whatever its arguments.
+	Inline
+	// Serial runs one call after another in arrival order, off the reader.
+	Serial
+)
+
+// Kind is a JSON type, for descriptions.
+type Kind string
+
+// The kinds.
+const (
+	KindAny      Kind = "any"
+	KindNull     Kind = "null"
+	KindBool     Kind = "boolean"
+	KindInteger  Kind = "integer"
+	KindNumber   Kind = "number"
+	KindString   Kind = "string"
+	KindBytes    Kind = "bytes"
+	KindArray    Kind = "array"
+	KindObject   Kind = "object"
+	KindFunction Kind = "function"
+	KindFile     Kind = "file"
+)
+
+// Type describes a parameter or a result.
+type Type struct {
+	Kind     Kind
+	Elem     *Type // of an array; nil is any
+	Nullable bool
+}
+
+// String returns the type as hubctl shows it: "string", "[]integer", "object?".
+func (t Type) String() string {
+	s := string(t.Kind)
+	if t.Kind == KindArray && t.Elem != nil {
+		s = "[]" + t.Elem.String()
+	}
+	if t.Nullable {
+		s += "?"
+	}
+	return s
+}
+
+// Param is one parameter of a method.
+type Param struct {
+	Name     string
+	Doc      string
+	Type     Type // of one item where Stream is set
+	Stream   bool // the caller's stream, or an array in its place
+	Required bool
+	Default  Value // what an absent argument means; undefined for nothing
+	Unlisted bool  // accepted, but not published to snekrpc clients
+	Rest     bool  // takes all further positional arguments
+}
+
+// Method is a row of the table, and a Target. It is not changed after registration.
+type Method struct {
+	Name      string
+	Doc       string
+	Params    []Param
+	Result    Type          // of one item where StreamOut is set
+	StreamOut bool          // the answer is a stream
+	Endless   bool          // ... that never ends by itself: callers that take no streams are refused
+	Deadline  time.Duration // 0: the hub's default; negative: none unless the caller asks
+	Slow      time.Duration // 0: the hub's default; negative: never
+	Scope     Scope
+	Run       Mode
+	Lenient   bool   // unknown argument names are ignored
+	Provider  string // who offers it; "" for the hub itself
+	Metric    any    // the observer's own handle, set at registration
+	Refs      bool   // takes or returns references: protocols without them do not list it
+
+	target Target // set by NewMethod
+	serial serial
+}
+
+// StreamIn reports whether a parameter is the caller's stream.
+func (m *Method) StreamIn() bool { return m.streamParam() != nil }
+
+func (m *Method) streamParam() *Param {
+	for i := range m.Params {
+		if m.Params[i].Stream {
+			return &m.Params[i]
+		}
+	}
+	return nil
+}
+
+// ReadOnly reports whether a call can always be repeated.
+func (m *Method) ReadOnly() bool { return m.Scope == ScopeRead }
+
+// Func is a Go function as the binder sees it: it has the whole Call, which is
+// also its context. One that answers by itself (a stream) returns ErrAnswered.
+type Func func(c *Call) (Value, error)
+
+// NewMethod makes a row whose Target runs f in the given Mode. m is used as it is.
+func NewMethod(m *Method, f Func) *Method {
+	m.target = &funcTarget{m: m, f: f}
+	return m
+}
+
+// NewTarget makes a row that hands its calls to t as they are: providers,
+// mounts, commit queues.
+func NewTarget(m *Method, t Target) *Method {
+	m.target = t
+	return m
+}
+
+// Start runs the method. It does not check permissions: Link.Start does.
+func (m *Method) Start(b *Batch, c *Call) {
+	if c.Method == nil {
+		c.Method = m
+	}
+	if len(c.Path) > 0 {
+		c.Finish(b, Value{}, NoMethod(m.Name+"."+c.Path[0].Name))
+		return
+	}
+	if m.Endless && c.Unary {
+		c.Finish(b, Value{}, &Error{Code: CodeInvalidParams, Ran: RanNo,
+			Message: m.Name + " streams without end: ask for its result as a stream"})
+		return
+	}
+	m.target.Start(b, c)
+}
+
+// funcTarget runs a Go function.
+type funcTarget struct {
+	m *Method
+	f Func
+}
+
+func (t *funcTarget) Start(b *Batch, c *Call) {
+	switch t.m.Run {
+	case Inline:
+		v, err := t.f(c)
+		c.Finish(b, v, err)
+	case Serial:
+		c.Own()
+		t.m.serial.add(c, t.f)
+	default:
+		c.Own()
+		c.link.run(c, func() { t.run(c) })
+	}
+}
+
+// run is the body of a goroutine handler.
+func (t *funcTarget) run(c *Call) {
+	runFunc(c, t.f)
+}
+
+func runFunc(c *Call, f Func) {
+	defer recoverCall(c)
+	if c.Settled() {
+		return // cancelled before it began
+	}
+	v, err := f(c)
+	if err == nil && c.link != nil && c.link.Out != nil {
+		// A goroutine may wait for room where a reader may not. When the call
+		// ends meanwhile, Finish finds it settled.
+		_ = c.link.Out.Wait(c)
+	}
+	if c.Settled() && AsError(c, err) != nil && AsError(c, err).Code != CodeHandler {
+		return // it ended because its context did: not a late answer
+	}
+	c.Finish(nil, v, err)
+}
+
+// recoverCall answers the call of a goroutine that panicked.
+func recoverCall(c *Call) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if c.link != nil && c.link.gate.Observer != nil {
+		c.link.gate.Observer.Panic(c, p, debug.Stack())
+	}
+	c.Finish(nil, Value{}, errInternal)
+}
+
+// serial runs calls one after another on a goroutine that exists while there are any.
+type serial struct {
+	mu      sync.Mutex
+	queue   []*Call
+	running bool
+}
+
+func (s *serial) add(c *Call, f Func) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queue = append(s.queue, c)
+	if s.running {
+		return
+	}
+	s.running = true
+	go s.work(f) // ends when the queue is empty; each call is bounded by its deadline
+}
+
+func (s *serial) work(f Func) {
+	for {
+		s.mu.Lock()
+		if len(s.queue) == 0 {
+			s.running, s.queue = false, nil
+			s.mu.Unlock()
+			return
+		}
+		c := s.queue[0]
+		s.queue = s.queue[1:]
+		s.mu.Unlock()
+		runFunc(c, f)
+	}
+}
