@@ -13,6 +13,7 @@ import (
 type Link struct {
 	Out   *Outbox // where replies go; may be nil. Set before the first Start
 	Quota *Quota  // shared with the other links of the same user; may be nil
+	Conn  any     // the hub's own record of the connection; set before the first Start
 
 	gate *Gate
 	n    atomic.Int64 // registered calls
