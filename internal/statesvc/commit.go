@@ -2,6 +2,7 @@ package statesvc
 
 import (
 	"errors"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -175,11 +176,18 @@ func (e *engine) commitLoop() {
 	defer timer.Stop()
 	var spare []*request
 	for {
+		if e.journal != nil && len(spare) > 1 {
+			// Those who were just answered write again at once if they get to run: one sync then serves them too.
+			runtime.Gosched()
+		}
 		reqs, closed := e.queue.take(spare)
 		due := e.expiryDue()
 		if len(reqs) == 0 && !due {
 			if closed {
 				return
+			}
+			if e.journal != nil {
+				e.journal.probe()
 			}
 			e.sleep(timer)
 			spare = reqs
@@ -201,6 +209,9 @@ func (e *engine) sleep(timer *time.Timer) {
 			at = e.retryExpiry
 		}
 		wait = min(wait, max(0, time.Until(at)))
+	}
+	if e.journal != nil && e.journal.ready() != nil {
+		wait = min(wait, time.Second)
 	}
 	timer.Reset(wait)
 	select {

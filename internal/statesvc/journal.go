@@ -256,6 +256,32 @@ func (j *journal) ready() error {
 	return j.failure
 }
 
+// probe finds out whether a failure is over when nobody writes, so that the store becomes ready again by itself.
+func (j *journal) probe() {
+	failure := j.ready()
+	if failure == nil || j.refusing() != nil {
+		return
+	}
+	if err := j.rollback(); err != nil {
+		j.refuse(err)
+		return
+	}
+	if failure == ErrNoSpace && !j.f.roomy() {
+		j.refuse(syscall.ENOSPC)
+		return
+	}
+	j.mu.Lock()
+	j.failure = nil
+	j.mu.Unlock()
+	j.log.Info("state log accepts writes again")
+}
+
+// roomy reports whether there is space for the segments that are made ahead.
+func (f *folder) roomy() bool {
+	var s syscall.Statfs_t
+	return syscall.Statfs(f.path, &s) == nil && s.Bavail*uint64(s.Bsize) >= 2*segmentBytes
+}
+
 func (j *journal) rollback() error {
 	if _, err := j.undo(); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidwall/btree"
@@ -148,7 +149,49 @@ type decodedSegment struct {
 	err     error
 }
 
-func (l *loader) decode(file segmentFile, newest bool) *decodedSegment {
+// skim reads all segments without making anything of them, and returns how many of the oldest need not be read again: the
+// snapshot has all their commits, and what follows them fills the history. Otherwise a start would decode a whole log for
+// the few events of it that are kept, and take memory for all of it.
+func (l *loader) skim(segs []segmentFile) []*decodedSegment {
+	if l.loaded == 0 || len(segs) < 3 {
+		return nil
+	}
+	skimmed := make([]*decodedSegment, len(segs)-1)
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(skimmed)); i = next.Add(1) - 1 {
+				skimmed[i] = l.decode(segs[i], false, true)
+			}
+		})
+	}
+	wg.Wait()
+	events, cost := 0, int64(0)
+	for i := len(skimmed) - 1; i >= 0; i-- {
+		d := skimmed[i]
+		if d.err != nil {
+			return nil // found again, in order
+		}
+		full := events > l.e.limits.HistoryEvents || cost > l.e.limits.HistoryBytes
+		last := uint64(0)
+		for _, entries := range d.entries {
+			for _, en := range entries {
+				events += en.events
+				cost += en.cost
+				if en.kind != entryCompact {
+					last = max(last, en.rev)
+				}
+			}
+		}
+		if full && last <= l.loaded {
+			return skimmed[:i+1]
+		}
+	}
+	return nil
+}
+
+func (l *loader) decode(file segmentFile, newest, skim bool) *decodedSegment {
 	d := &decodedSegment{file: file}
 	data, err := os.ReadFile(file.path)
 	if err != nil {
@@ -171,7 +214,9 @@ func (l *loader) decode(file segmentFile, newest bool) *decodedSegment {
 		if err == nil && (index != r.index || n != len(r.data)) {
 			err = errBadRecord
 		}
-		if err == nil {
+		if err == nil && skim {
+			d.entries[i], err = skimRecord(body)
+		} else if err == nil {
 			d.entries[i], err = readRecord(body, l.now)
 		}
 		if ferr, ok := err.(*FormatError); ok {
@@ -197,6 +242,7 @@ func (l *loader) replay() error {
 	if len(segs) == 0 {
 		return &DamagedError{File: l.f.logDir(), Offset: -1, Reason: "log is missing"}
 	}
+	skimmed := l.skim(segs)
 	// Segments are decoded ahead, a few at a time, and applied in order.
 	next := make(chan chan *decodedSegment, runtime.GOMAXPROCS(0))
 	stop := make(chan struct{})
@@ -212,7 +258,11 @@ func (l *loader) replay() error {
 			case <-stop:
 				return
 			}
-			wg.Go(func() { c <- l.decode(s, i == len(segs)-1) })
+			if i < len(skimmed) {
+				c <- skimmed[i]
+				continue
+			}
+			wg.Go(func() { c <- l.decode(s, i == len(segs)-1, false) })
 		}
 	})
 	var prev *decodedSegment
@@ -310,28 +360,31 @@ func (l *loader) entry(en logEntry, complete bool) error {
 		l.seen, l.started = en.rev, true
 		return nil
 	}
-	c := en.commit
 	switch {
 	case !l.started:
 		// What is missing in front of the first commit must be in the snapshot.
-		if c.rev > l.v.rev+1 || c.rev == 0 {
+		if en.rev > l.v.rev+1 || en.rev == 0 {
 			if l.damaged != nil {
 				return l.damaged
 			}
-			return &DamagedError{Offset: -1, Reason: fmt.Sprintf("log begins with revision %d and there is no snapshot that reaches it", c.rev)}
+			return &DamagedError{Offset: -1, Reason: fmt.Sprintf("log begins with revision %d and there is no snapshot that reaches it", en.rev)}
 		}
-		if complete && c.rev != 1 {
-			return &DamagedError{Offset: -1, Reason: fmt.Sprintf("log begins with revision %d, not 1", c.rev)}
+		if complete && en.rev != 1 {
+			return &DamagedError{Offset: -1, Reason: fmt.Sprintf("log begins with revision %d, not 1", en.rev)}
 		}
-		h.restart(c.rev - 1)
+		h.restart(en.rev - 1)
 		l.started = true
-	case c.rev != l.seen+1:
-		return &DamagedError{Offset: -1, Reason: fmt.Sprintf("revision %d follows %d", c.rev, l.seen)}
+	case en.rev != l.seen+1:
+		return &DamagedError{Offset: -1, Reason: fmt.Sprintf("revision %d follows %d", en.rev, l.seen)}
 	}
-	l.seen = c.rev
-	h.append(c)
-	if c.rev > l.v.rev {
-		l.apply(c)
+	l.seen = en.rev
+	if en.commit == nil { // skimmed: history goes on behind it
+		h.restart(en.rev)
+		return nil
+	}
+	h.append(en.commit)
+	if en.rev > l.v.rev {
+		l.apply(en.commit)
 	}
 	return nil
 }
@@ -393,7 +446,7 @@ func (l *loader) end(d *decodedSegment) error {
 		if err := l.f.mend(d.file.path, missing); err != nil {
 			return &FolderError{Path: l.f.path, Cause: err}
 		}
-		d2 := l.decode(d.file, true)
+		d2 := l.decode(d.file, true, false)
 		if d2.err != nil {
 			return d2.err
 		}

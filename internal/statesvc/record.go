@@ -193,18 +193,33 @@ func appendReset(rec []byte, rev uint64) []byte {
 
 // logEntry is one entry read from a record.
 type logEntry struct {
-	commit *commit // entryCommit
+	commit *commit // entryCommit, unless it was only skimmed
 	kind   byte
 	rev    uint64
+	events int
+	cost   int64
 }
 
+// skimRecord reads a record as readRecord does, but makes no commits: it only counts.
+func skimRecord(body []byte) ([]logEntry, error) { return readEntries(body, time.Time{}, true) }
+
 // readRecord decodes the body of a record. now is the clock for leases.
-func readRecord(body []byte, now time.Time) ([]logEntry, error) {
+func readRecord(body []byte, now time.Time) ([]logEntry, error) { return readEntries(body, now, false) }
+
+func readEntries(body []byte, now time.Time, skim bool) ([]logEntry, error) {
 	var entries []logEntry
 	r := byteReader{b: body}
 	for len(r.b) > 0 && !r.bad {
 		switch kind := r.byte(); kind {
 		case entryCommit:
+			if skim {
+				en := r.skimCommit()
+				if r.bad {
+					return nil, errBadRecord
+				}
+				entries = append(entries, en)
+				continue
+			}
 			c := r.commit(now)
 			if c == nil {
 				return nil, errBadRecord
@@ -303,6 +318,42 @@ func (r *byteReader) commit(now time.Time) *commit {
 		events = append(events, ev)
 	}
 	return newCommit(rev, at, events)
+}
+
+// skimCommit reads over a commit.
+func (r *byteReader) skimCommit() logEntry {
+	en := logEntry{kind: entryCommit, rev: r.uvarint()}
+	r.varint()
+	n := r.uvarint()
+	if n == 0 || n > uint64(len(r.b)) {
+		r.fail()
+	}
+	for ; n > 0 && !r.bad; n-- {
+		kind := r.byte()
+		size := len(r.bytes())
+		r.uvarint()
+		if size == 0 {
+			r.fail()
+		}
+		switch EventType(kind & eventMask) {
+		case EventPut:
+			r.varint()
+			r.byte()
+			size += len(r.bytes())
+			if kind&eventLease != 0 {
+				if r.uvarint() > 0 {
+					r.varint()
+				}
+				r.bytes()
+			}
+		case EventDelete, EventExpire:
+		default:
+			r.fail()
+		}
+		en.events++
+		en.cost += int64(size) + itemOverhead
+	}
+	return en
 }
 
 // item reads what appendItem wrote.

@@ -1,0 +1,5 @@
+//go:build !race
+
+package statesvc
+
+const thin = 1
