@@ -655,6 +655,9 @@ func TestFailingDisk(t *testing.T) {
 		for _, op := range []string{"append", "appended", "truncate", "sync", "syncdir", "open", "snapshot.create", "snapshot.write", "snapshot.sync", "snapshot.rename"} {
 			for _, persistent := range []bool{false, true} {
 				for _, nth := range []int{1, 2, 7} {
+					if thin > 1 && nth != 2 {
+						continue
+					}
 					failingDisk(t, op, nth, persistent, errno)
 				}
 			}
