@@ -72,6 +72,9 @@ func (l *Link) refuse(c *Call, t Target) *Error {
 	if m, ok := t.(*Method); ok {
 		c.Method = m
 		if !c.Peer.May(m) {
+			if c.Peer != nil && c.Peer.Unauthenticated {
+				return &Error{Code: CodeUnauthenticated, Message: "calling " + m.Name + " needs authentication", Ran: RanNo}
+			}
 			return &Error{Code: CodePermissionDenied, Message: "not allowed to call " + m.Name, Ran: RanNo}
 		}
 	}

@@ -52,6 +52,10 @@ type Peer struct {
 	Name          string
 	Scopes        Scope
 	Methods       []string // patterns (a trailing * matches the rest); none means all
+
+	// Unauthenticated says that the peer has yet to say who it is: what it may
+	// not call is answered with CodeUnauthenticated.
+	Unauthenticated bool
 }
 
 // Local is the peer of calls that the hub makes itself.
