@@ -1,0 +1,253 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+)
+
+// Event is one event of a session.
+type Event struct {
+	Seq  uint64          // its number in the session; of a gap, the number of the last event that is missing
+	Type string          // such as "output", "message", "gap"
+	Time time.Time       // when it was published; zero when the event does not say
+	JSON json.RawMessage // all of it, one object
+}
+
+// Gap reads a gap event: how many events this follower was too slow for, or
+// came back too late for. It returns 0 for every other event.
+func (e Event) Gap() uint64 {
+	if e.Type != "gap" {
+		return 0
+	}
+	var gap struct {
+		Dropped uint64 `json:"dropped"`
+	}
+	if json.Unmarshal(e.JSON, &gap) != nil {
+		return 0
+	}
+	return gap.Dropped
+}
+
+// Resumed tells how an attachment went on after its connection had broken.
+type Resumed struct {
+	Away      time.Duration // from the break until now
+	Behind    uint64        // events published meanwhile; what is still kept of them follows
+	Restarted bool          // the session is a new one of the same name: its events count from 1 again
+}
+
+// AttachOptions are what Attach may be told. The nil *AttachOptions and the
+// zero value mean the defaults.
+type AttachOptions struct {
+	// Interactive announces a follower that sends input, see Input.
+	Interactive bool
+	// Since asks for the events after that number, as far as they are kept; nil
+	// for those that the session keeps for newcomers.
+	Since *uint64
+	// Patience is how long a broken connection is tried again; 0 means for
+	// ever, negative not at all.
+	Patience time.Duration
+	// OnBreak and OnResume, where set, hear of a broken connection and of its
+	// return. They are called between two events, by the goroutine of the loop.
+	OnBreak  func(err error)
+	OnResume func(Resumed)
+}
+
+// attachDeadline is the longest wait for the first event that the hub allows.
+const attachDeadline = time.Hour
+
+// Attach follows a session: it yields the events that are kept and then those
+// that are published, in order, none twice. When the connection breaks it is
+// made again and goes on where it was; events that are lost for good are told
+// by an event of type "gap". The loop ends without error when the session is
+// closed; leaving it detaches.
+func (c *Client) Attach(ctx context.Context, session string, opts *AttachOptions) iter.Seq2[Event, error] {
+	a := &attachment{client: c, session: session}
+	if opts != nil {
+		a.opts = *opts
+	}
+	return func(yield func(Event, error) bool) { a.run(ctx, yield) }
+}
+
+// attachment is one running Attach.
+type attachment struct {
+	client  *Client
+	session string
+	opts    AttachOptions
+	seen    bool   // last is valid
+	last    uint64 // number of the last event yielded
+}
+
+func (a *attachment) run(ctx context.Context, yield func(Event, error) bool) {
+	if a.opts.Since != nil {
+		a.seen, a.last = true, *a.opts.Since
+	}
+	s, err := a.follow(ctx)
+	for {
+		if err == nil {
+			var left bool
+			if left, err = a.pass(s, yield); left || err == nil {
+				return
+			}
+		}
+		if ctx.Err() != nil || !resumable(err) || a.opts.Patience < 0 {
+			yield(Event{}, err)
+			return
+		}
+		if KindOf(err) == KindTimeout { // nothing happened for attachDeadline
+			s, err = a.follow(ctx)
+			continue
+		}
+		if s == nil { // the very first attempt
+			yield(Event{}, err)
+			return
+		}
+		if a.opts.OnBreak != nil {
+			a.opts.OnBreak(err)
+		}
+		if s, err = a.resume(ctx); err != nil {
+			yield(Event{}, err)
+			return
+		}
+	}
+}
+
+func resumable(err error) bool {
+	switch KindOf(err) {
+	case KindDisconnected:
+		return !errors.Is(err, ErrClosed)
+	case KindUnavailable, KindOverloaded, KindTimeout:
+		return true
+	}
+	return false
+}
+
+func (a *attachment) follow(ctx context.Context) (*Stream, error) {
+	params := map[string]any{"session": a.session}
+	if a.opts.Interactive {
+		params["mode"] = "interactive"
+	}
+	if a.seen {
+		params["since_seq"] = a.last
+	}
+	return a.client.Open(ctx, "session.follow", params, WithTimeout(attachDeadline), Idempotent())
+}
+
+// pass yields the events of s. It reports whether the loop was left; a nil
+// error with that means that the session was closed.
+func (a *attachment) pass(s *Stream, yield func(Event, error) bool) (left bool, err error) {
+	defer s.Close()
+	down := false
+	for {
+		item, err := s.Recv()
+		if err == io.EOF {
+			if down {
+				return false, &Error{Kind: KindUnavailable, Message: "the hub is shutting down", Method: s.method, Retry: RetrySafe}
+			}
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		e, err := eventOf(item)
+		if err != nil {
+			return false, err
+		}
+		down = e.Type == "shutdown"
+		if e.Seq > 0 {
+			if a.seen && e.Seq <= a.last {
+				continue
+			}
+			a.seen, a.last = true, e.Seq
+		}
+		if !yield(e, nil) {
+			return true, nil
+		}
+	}
+}
+
+func eventOf(item json.RawMessage) (Event, error) {
+	var head struct {
+		Seq  uint64  `json:"seq"`
+		Type string  `json:"type"`
+		TS   float64 `json:"ts"`
+	}
+	if err := decode("session.follow", item, &head); err != nil {
+		return Event{}, err
+	}
+	e := Event{Seq: head.Seq, Type: head.Type, JSON: item}
+	if head.TS > 0 && head.TS < 1e11 {
+		e.Time = time.UnixMicro(int64(head.TS * 1e6))
+	}
+	return e, nil
+}
+
+// resume waits for the hub and for the session, which its owner may have to
+// open again, and follows it from where the attachment was.
+func (a *attachment) resume(ctx context.Context) (*Stream, error) {
+	broke := time.Now()
+	s, err := backoff.Retry(ctx, func() (*Stream, error) {
+		s, r, err := a.tryResume(ctx)
+		if err == nil {
+			r.Away = time.Since(broke)
+			if a.opts.OnResume != nil {
+				a.opts.OnResume(r)
+			}
+			return s, nil
+		}
+		if !resumable(err) && KindOf(err) != KindNotFound {
+			err = backoff.Permanent(err)
+		}
+		return nil, err
+	}, backoff.WithBackOff(pace()), backoff.WithMaxElapsedTime(a.opts.Patience))
+	if err != nil && ctx.Err() != nil {
+		return nil, ended(ctx, "session.follow", RetrySafe)
+	}
+	return s, unwrapPermanent(err)
+}
+
+func (a *attachment) tryResume(ctx context.Context) (*Stream, Resumed, error) {
+	var r Resumed
+	var info struct {
+		Seq uint64 `json:"seq"`
+	}
+	err := a.client.Call(ctx, "session.info", map[string]string{"session": a.session}, &info, WithTimeout(helloLimit), Idempotent())
+	if err != nil {
+		return nil, r, err
+	}
+	switch {
+	case !a.seen:
+		r.Behind = info.Seq
+	case info.Seq < a.last:
+		r.Restarted, r.Behind = true, info.Seq
+		a.last = 0
+	default:
+		r.Behind = info.Seq - a.last
+	}
+	s, err := a.follow(ctx)
+	return s, r, err
+}
+
+// Input sends what somebody typed to the owner of a session.
+func (c *Client) Input(ctx context.Context, session, text string) error {
+	return c.Call(ctx, "session.send", map[string]string{"session": session, "text": text}, nil)
+}
+
+// Resize tells the owner of a session the size of this side's terminal.
+func (c *Client) Resize(ctx context.Context, session string, cols, rows int) error {
+	if cols <= 0 || rows <= 0 {
+		return fmt.Errorf("a terminal of %d by %d", cols, rows)
+	}
+	return c.Call(ctx, "session.resize", map[string]any{"session": session, "cols": cols, "rows": rows}, nil)
+}
+
+// Publish adds an event, an object with a string member "type", to a session.
+func (c *Client) Publish(ctx context.Context, session string, event any) error {
+	return c.Call(ctx, "session.publish", map[string]any{"session": session, "event": event}, nil)
+}

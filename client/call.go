@@ -1,0 +1,160 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/rpc/frame"
+)
+
+// CallOption changes how one call is made.
+type CallOption func(*callOptions)
+
+type callOptions struct {
+	timeout    time.Duration
+	idempotent bool
+}
+
+// WithTimeout bounds the wait for the answer; the hub ends the method then. For
+// a stream it bounds the wait for the first item, not the stream. Without it
+// and without a deadline of the context the hub's own limit holds (30 seconds).
+func WithTimeout(d time.Duration) CallOption {
+	return func(o *callOptions) { o.timeout = d }
+}
+
+// Idempotent says that making the call twice does no harm: it is made again
+// when the connection broke before the answer came.
+func Idempotent() CallOption {
+	return func(o *callOptions) { o.idempotent = true }
+}
+
+// maxAttempts is how often an idempotent call is made.
+const maxAttempts = 4
+
+func gather(opts []CallOption) (o callOptions) {
+	for _, f := range opts {
+		f(&o)
+	}
+	return o
+}
+
+// request returns the members of the request that tell the hub of time.
+func (o *callOptions) request(ctx context.Context) frame.RequestOptions {
+	limit := o.timeout
+	if d, ok := ctx.Deadline(); ok {
+		if left := time.Until(d); limit <= 0 || left < limit {
+			limit = left
+		}
+	} else if limit <= 0 {
+		return frame.RequestOptions{}
+	}
+	return frame.RequestOptions{Timeout: max(limit.Seconds(), rpc.MinDeadline.Seconds())}
+}
+
+// Call calls a method and stores its result in the value that result points
+// to, by the rules of encoding/json; nil drops it.
+//
+// params is an object (a map, a struct, a json.RawMessage) for named arguments,
+// a slice for positional ones, or nil for none.
+func (c *Client) Call(ctx context.Context, method string, params, result any, opts ...CallOption) error {
+	text, err := c.CallRaw(ctx, method, params, opts...)
+	if err != nil || result == nil {
+		return err
+	}
+	return decode(method, text, result)
+}
+
+// CallRaw calls a method and returns its result as the hub sent it. That is
+// JSON, but for the tokens NaN, Infinity and -Infinity, which may stand for
+// numbers that JSON does not have.
+func (c *Client) CallRaw(ctx context.Context, method string, params any, opts ...CallOption) (json.RawMessage, error) {
+	v, err := encode(method, params)
+	if err != nil {
+		return nil, err
+	}
+	o := gather(opts)
+	if o.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, o.timeout)
+		defer cancel()
+	}
+	for attempt := 1; ; attempt++ {
+		cn, err := c.live(ctx)
+		if err != nil {
+			return nil, named(err, method)
+		}
+		text, failed := cn.call(ctx, method, v, o.request(ctx))
+		if failed == nil {
+			return text, nil
+		}
+		if !again(failed, o.idempotent, attempt) {
+			return nil, failed
+		}
+	}
+}
+
+// again reports whether a call that failed is to be made once more: when it
+// never left, or may be repeated and the connection broke.
+func again(err *Error, idempotent bool, attempt int) bool {
+	return err.Kind == KindDisconnected && attempt < maxAttempts && !errors.Is(err, ErrClosed) &&
+		(idempotent || err.Retry == RetrySafe)
+}
+
+func named(err error, method string) error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.of(method)
+	}
+	return err
+}
+
+// encode makes params ready to be sent. Raw JSON passes as it is.
+func encode(method string, x any) (rpc.Value, error) {
+	var text []byte
+	switch x := x.(type) {
+	case nil:
+		return rpc.Value{}, nil
+	case json.RawMessage:
+		text = x
+	default:
+		var b bytes.Buffer
+		enc := json.NewEncoder(&b)
+		enc.SetEscapeHTML(false)
+		if err := enc.Encode(x); err != nil {
+			return rpc.Value{}, &Error{Kind: KindInvalidParams, Message: err.Error(), Method: method, Retry: RetrySafe, cause: err}
+		}
+		text = b.Bytes()
+	}
+	if len(text) == 0 {
+		return rpc.Value{}, nil
+	}
+	v, err := rpc.Parse(text)
+	if err != nil {
+		return v, &Error{Kind: KindInvalidParams, Message: "the arguments are no JSON: " + err.Error(), Method: method, Retry: RetrySafe, cause: err}
+	}
+	return v, nil
+}
+
+// decode stores JSON text of the hub in *ptr. Tokens that encoding/json does
+// not know are read as null.
+func decode(method string, text []byte, ptr any) error {
+	if raw, ok := ptr.(*json.RawMessage); ok {
+		*raw = text
+		return nil
+	}
+	err := json.Unmarshal(text, ptr)
+	if err == nil {
+		return nil
+	}
+	if v, parseErr := rpc.Parse(text); parseErr == nil && v.Traits().Has(rpc.HasNonFinite) {
+		if strict, jsonErr := v.JSON(); jsonErr == nil {
+			if err = json.Unmarshal(strict, ptr); err == nil {
+				return nil
+			}
+		}
+	}
+	return &Error{Kind: KindMalformed, Message: "the result does not fit: " + err.Error(), Method: method, Retry: RetryUnsafe, cause: err}
+}

@@ -1,0 +1,257 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+)
+
+// Options are what Dial may be told. The nil *Options and the zero value mean
+// the defaults.
+type Options struct {
+	// Token proves who calls, on listeners that ask for one.
+	Token string
+	// Name tells the hub what program this is, for its logs and lists.
+	Name string
+	// Handler answers calls that the hub makes to this client; nil refuses them.
+	Handler Handler
+	// Reconnect is how long a call waits for a connection to come back after it
+	// broke; 0 means 10 seconds, negative means not at all. Attach has a limit
+	// of its own.
+	Reconnect time.Duration
+	// Dialer makes the connection in place of a plain net.Dial of the address.
+	Dialer func(context.Context) (net.Conn, error)
+}
+
+const (
+	defaultReconnect = 10 * time.Second
+	helloLimit       = 5 * time.Second // for the hub's answer to hello
+)
+
+// Client is a connection to a hub that is made again when it breaks. All its
+// methods may be called by many goroutines.
+type Client struct {
+	address Address
+	opts    Options
+	ctx     context.Context // ends with Close
+	stop    context.CancelCauseFunc
+	wg      sync.WaitGroup // of redials
+
+	mu     sync.Mutex
+	conn   *conn   // the present or last connection
+	redial *redial // in progress, nil if none
+	closed bool
+}
+
+// redial is one attempt, by one goroutine, to replace a broken connection.
+type redial struct {
+	done chan struct{}
+	conn *conn // valid when done is closed
+	err  error
+}
+
+// Dial connects to the hub at address, "unix:///path", "tcp://host:port" or the
+// path of a socket, and says hello. The empty address means DefaultAddress. It
+// tries once: see WaitFor for a hub that is still starting.
+func Dial(ctx context.Context, address string, opts *Options) (*Client, error) {
+	c := &Client{}
+	if opts != nil {
+		c.opts = *opts
+	}
+	var err error
+	switch {
+	case address != "":
+		c.address, err = ParseAddress(address)
+	case c.opts.Dialer == nil:
+		c.address, err = DefaultAddress()
+	}
+	if err != nil {
+		return nil, &Error{Kind: KindInvalidParams, Message: err.Error(), Retry: RetrySafe, cause: err}
+	}
+	c.ctx, c.stop = context.WithCancelCause(context.Background())
+	if c.conn, err = c.connect(ctx); err != nil {
+		c.stop(nil)
+		return nil, err
+	}
+	return c, nil
+}
+
+// WaitFor is Dial that tries until the hub answers or ctx ends; its error is
+// then that of the last attempt, under KindTimeout or KindCancelled.
+func WaitFor(ctx context.Context, address string, opts *Options) (*Client, error) {
+	var last error
+	c, err := backoff.Retry(ctx, func() (*Client, error) {
+		c, err := Dial(ctx, address, opts)
+		if err != nil {
+			if ctx.Err() == nil {
+				last = err
+			}
+			if !temporary(err) {
+				err = backoff.Permanent(err)
+			}
+		}
+		return c, err
+	}, backoff.WithBackOff(pace()), backoff.WithMaxElapsedTime(0))
+	if err != nil && ctx.Err() != nil {
+		e := ended(ctx, "", RetrySafe)
+		if last != nil {
+			e.Message = last.Error()
+			e.cause = errors.Join(e.cause, last)
+		}
+		return nil, e
+	}
+	return c, unwrapPermanent(err)
+}
+
+// pace is how attempts to connect follow each other.
+func pace() *backoff.ExponentialBackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval = 50 * time.Millisecond
+	b.MaxInterval = 2 * time.Second
+	return b
+}
+
+func unwrapPermanent(err error) error {
+	if p, ok := errors.AsType[*backoff.PermanentError](err); ok {
+		return p.Err
+	}
+	return err
+}
+
+// temporary reports whether another attempt to connect may succeed.
+func temporary(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		return false
+	}
+	switch e.Kind {
+	case KindUnavailable, KindOverloaded, KindTimeout:
+		return true
+	case KindDisconnected:
+		return !errors.Is(err, syscall.EACCES) && !errors.Is(err, syscall.EPERM) && !errors.Is(err, ErrClosed)
+	}
+	return false
+}
+
+// connect makes one connection and says hello on it.
+func (c *Client) connect(ctx context.Context) (*conn, error) {
+	dial := c.opts.Dialer
+	if dial == nil {
+		dial = func(ctx context.Context) (net.Conn, error) { return dialSocket(ctx, c.address) }
+	}
+	nc, err := dial(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ended(ctx, "", RetrySafe)
+		}
+		return nil, disconnected(err, RetrySafe)
+	}
+	return newConn(ctx, c, nc)
+}
+
+// live returns a connection that works, made anew if the last one broke.
+func (c *Client) live(ctx context.Context) (*conn, error) {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil, disconnected(ErrClosed, RetrySafe)
+	}
+	if cn := c.conn; cn.alive() {
+		c.mu.Unlock()
+		return cn, nil
+	}
+	r := c.redial
+	if r == nil {
+		if c.opts.Reconnect < 0 {
+			defer c.mu.Unlock()
+			return nil, disconnected(c.conn.cause(), RetrySafe)
+		}
+		r = &redial{done: make(chan struct{})}
+		c.redial = r
+		c.wg.Go(func() { c.reconnect(r) })
+	}
+	c.mu.Unlock()
+	select {
+	case <-r.done:
+		return r.conn, r.err
+	case <-ctx.Done():
+		return nil, ended(ctx, "", RetrySafe)
+	}
+}
+
+func (c *Client) reconnect(r *redial) {
+	limit := c.opts.Reconnect
+	if limit == 0 {
+		limit = defaultReconnect
+	}
+	cn, err := backoff.Retry(c.ctx, func() (*conn, error) {
+		ctx, cancel := context.WithTimeout(c.ctx, helloLimit)
+		defer cancel()
+		cn, err := c.connect(ctx)
+		if err != nil && !temporary(err) {
+			err = backoff.Permanent(err)
+		}
+		return cn, err
+	}, backoff.WithBackOff(pace()), backoff.WithMaxElapsedTime(limit))
+	c.mu.Lock()
+	c.redial = nil
+	switch {
+	case c.closed:
+		if cn != nil {
+			defer cn.close(ErrClosed)
+		}
+		r.err = disconnected(ErrClosed, RetrySafe)
+	case err != nil:
+		err = unwrapPermanent(err)
+		e, ok := errors.AsType[*Error](err)
+		if !ok {
+			e = disconnected(err, RetrySafe)
+		}
+		r.err = e
+	default:
+		c.conn, r.conn = cn, cn
+	}
+	c.mu.Unlock()
+	close(r.done)
+}
+
+// Server describes the hub at the other end of a Client.
+type Server struct {
+	Version  int      // of the protocol
+	Software string   // such as "hubd/1.2.3"
+	Identity string   // the session that the socket belongs to
+	Features []string // additions to the protocol that both sides know
+}
+
+// Server returns what the hub said of itself when the present connection was made.
+func (c *Client) Server() Server {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.conn.server
+}
+
+// Address returns where the client connects to.
+func (c *Client) Address() Address { return c.address }
+
+// Close ends the connection. Calls in flight fail with KindDisconnected, the
+// contexts of running handlers end, and Close waits for them.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.closed = true
+	cn := c.conn
+	c.mu.Unlock()
+	c.stop(ErrClosed)
+	cn.close(ErrClosed)
+	c.wg.Wait()
+	cn.wait()
+	return nil
+}
