@@ -39,6 +39,7 @@ type daemon struct {
 // The test fails if it does not end in good order afterwards.
 func startDaemon(t *testing.T, flags ...string) *daemon {
 	t.Helper()
+	programs(t)
 	dir := shortDir(t)
 	d := &daemon{t: t, dir: dir, socket: filepath.Join(dir, "h.sock"), stderr: new(logBuffer), exited: make(chan struct{})}
 	args := append([]string{"--listen", "unix://" + d.socket, "--state", filepath.Join(dir, "state"), "--demo"}, flags...)

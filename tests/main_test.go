@@ -7,10 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 )
 
-// binDir holds hubd and hubctl, built once for the whole package.
+// binDir holds hubd and hubctl once programs has returned.
 var binDir string
 
 // raceBuilt says that the programs carry the race detector (make race), which
@@ -29,16 +30,20 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binDir = dir
-	if err := build(dir); err != nil {
-		fmt.Fprintln(os.Stderr, "tests:", err)
-		return 1
-	}
 	return m.Run()
 }
 
-// build makes the programs as `make build` does, or with the race detector.
-func build(dir string) error {
-	args := []string{"build", "-trimpath", "-o", dir + string(filepath.Separator)}
+// programs builds hubd and hubctl, once for all tests that run them.
+func programs(t *testing.T) {
+	t.Helper()
+	if err := buildOnce(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// buildOnce makes the programs as `make build` does, or with the race detector.
+var buildOnce = sync.OnceValue(func() error {
+	args := []string{"build", "-trimpath", "-o", binDir + string(filepath.Separator)}
 	env := append(os.Environ(), "CGO_ENABLED=0")
 	if raceBuilt {
 		args = append(args, "-race")
@@ -51,4 +56,4 @@ func build(dir string) error {
 		return fmt.Errorf("build hubd and hubctl: %w\n%s", err, out)
 	}
 	return nil
-}
+})

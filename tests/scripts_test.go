@@ -30,6 +30,7 @@ import (
 //	connectable SOCKET            a connection to SOCKET is accepted (or, with !, is not)
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	programs(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "scripts",
 		RequireExplicitExec: true,
