@@ -1,0 +1,343 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// Modes of following. Any other mode is taken as read-only.
+const (
+	ReadOnly    = "readonly"
+	Interactive = "interactive"
+)
+
+// FollowOptions say how a session is followed.
+type FollowOptions struct {
+	// ClientID is what the follower calls itself; several may use the same.
+	ClientID string
+	// Mode is ReadOnly or Interactive; "" is ReadOnly.
+	Mode string
+	// SinceSeq is the number of the last event that the follower has seen: it
+	// gets what came after it, and a gap event for what is no longer there. nil:
+	// it gets the whole ring.
+	SinceSeq *uint64
+
+	Peer     *rpc.Peer // may be nil
+	Protocol rpc.Protocol
+	Link     *rpc.Link // the follower's connection; may be nil
+}
+
+// Follower is one reader of a session. Next, Poll and Ready are for one
+// goroutine at a time; the other methods for any.
+type Follower struct {
+	s     *Session
+	opts  FollowOptions
+	id    uint64
+	since time.Time
+	wake  chan struct{} // cap 1
+
+	batch []Event // taken from the log and not handed out yet; used by the reading goroutine only
+	taken int
+
+	// Guarded by s.mu.
+	cursor    uint64 // number of the last event that was taken, told as lost, or is not wanted
+	join      uint64 // latest event when the follower came: up to there it gets a replay
+	quiet     uint64 // up to there nothing counts as lost
+	fresh     bool   // it has seen nothing of the session before
+	restarted bool   // the numbers began anew: to be told
+	waiting   bool   // in s.waiting
+	closed    bool
+	dropped   uint64
+}
+
+// A batch is what a follower takes from the log at once.
+const (
+	batchEvents = 32
+	batchBytes  = 256 << 10
+)
+
+// ErrClosed is what Next returns after Close.
+var ErrClosed = errors.New("session: the follower is closed")
+
+// Follow adds a follower, who reads with Next and must Close. What Next
+// returns joins replay and live events without gap or repeat.
+func (s *Session) Follow(opts FollowOptions) (*Follower, error) {
+	if opts.Mode == "" {
+		opts.Mode = ReadOnly
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, errClosed
+	}
+	if len(s.followers) >= s.registry.opts.MaxFollowers {
+		s.mu.Unlock()
+		return nil, rpc.Errorf(rpc.CodeOverloaded, "session %s has %d followers already", s.name, s.registry.opts.MaxFollowers)
+	}
+	if len(s.followers) == 0 {
+		s.log.dropUpTo(s.seq)
+	}
+	s.nextID++
+	f := &Follower{s: s, opts: opts, id: s.nextID, since: time.Now(), wake: make(chan struct{}, 1), join: s.seq}
+	switch {
+	case opts.SinceSeq == nil:
+		f.fresh, f.quiet = true, s.ring.floor
+	case *opts.SinceSeq > s.seq && s.seq > 0:
+		f.fresh, f.quiet, f.restarted = true, s.ring.floor, true
+	default:
+		f.cursor, f.quiet = *opts.SinceSeq, *opts.SinceSeq
+	}
+	s.followers[f.id] = f
+	s.mu.Unlock()
+	s.registry.opts.Observer.Followed(s, f)
+	return f, nil
+}
+
+// continueLocked is told when the numbers of a session without events jump to seq.
+func (f *Follower) continueLocked(seq uint64) {
+	switch {
+	case f.cursor == 0:
+		f.cursor, f.join, f.quiet = seq, seq, seq
+	case f.cursor > seq:
+		f.restarted = true
+		f.cursor, f.join, f.quiet = seq, seq, seq
+	}
+}
+
+// restartLocked is told before the first event of a session.
+func (f *Follower) restartLocked() {
+	if f.cursor > 0 {
+		f.restarted = true
+		f.cursor, f.join, f.quiet = 0, 0, 0
+	}
+}
+
+// Session returns what is followed.
+func (f *Follower) Session() *Session { return f.s }
+
+// ID returns the follower's number, unique within its session.
+func (f *Follower) ID() uint64 { return f.id }
+
+// ClientID returns what the follower calls itself.
+func (f *Follower) ClientID() string { return f.opts.ClientID }
+
+// Mode returns the mode as it was given.
+func (f *Follower) Mode() string { return f.opts.Mode }
+
+// Interactive reports whether the follower may type and answer prompts.
+func (f *Follower) Interactive() bool { return f.opts.Mode == Interactive }
+
+// Next returns the next event: what is replayed, then what is published, and
+// gap events for what the follower was too slow for. It waits under ctx and
+// fails with io.EOF when the session has closed and all was read, with
+// ErrClosed after Close.
+func (f *Follower) Next(ctx context.Context) (Event, error) {
+	for {
+		e, ok, err := f.Poll()
+		if ok || err != nil {
+			return e, err
+		}
+		select {
+		case <-f.wake:
+		case <-ctx.Done():
+			return Event{}, ctx.Err()
+		}
+	}
+}
+
+// Ready returns a channel that receives when, after a Poll that had nothing,
+// there may be something again.
+func (f *Follower) Ready() <-chan struct{} { return f.wake }
+
+// Poll is Next that does not wait: ok says whether there was an event.
+func (f *Follower) Poll() (e Event, ok bool, err error) {
+	if f.taken == len(f.batch) {
+		if err := f.fill(); err != nil {
+			return Event{}, false, err
+		}
+		if len(f.batch) == 0 {
+			return Event{}, false, nil
+		}
+	}
+	e = f.batch[f.taken]
+	f.batch[f.taken] = Event{}
+	f.taken++
+	return e, true, nil
+}
+
+// fill takes the next batch. When there is nothing the follower will be woken.
+func (f *Follower) fill() error {
+	s := f.s
+	f.batch, f.taken = f.batch[:0], 0
+	s.mu.Lock()
+	if f.closed {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	before := f.dropped
+	for bytes := 0; len(f.batch) < batchEvents && bytes < batchBytes; {
+		e, ok := f.nextLocked()
+		if !ok {
+			break
+		}
+		bytes += len(e.JSON)
+		f.batch = append(f.batch, e)
+	}
+	lost := f.dropped - before
+	var err error
+	if len(f.batch) == 0 {
+		switch {
+		case s.closed:
+			err = io.EOF
+		case !f.waiting:
+			f.waiting = true
+			s.waiting = append(s.waiting, f)
+		}
+	}
+	s.mu.Unlock()
+	if lost > 0 {
+		s.registry.opts.Observer.Dropped(s, f, lost)
+	}
+	return err
+}
+
+// nextLocked takes one event. Up to join, a replay: the ring, the latest
+// snapshot, open prompts. After it, every event in the log; a follower that
+// has fallen behind the log goes on with what the replay would have.
+func (f *Follower) nextLocked() (Event, bool) {
+	s := f.s
+	if f.restarted {
+		f.restarted = false
+		return gapEvent(0, f.cursor), true
+	}
+	first := s.firstLocked()
+	for f.cursor < s.seq {
+		if f.cursor+1 >= first {
+			e := s.log.at(int(f.cursor + 1 - first))
+			f.cursor = e.Seq
+			if e.Seq <= f.join && !f.replayedLocked(e) {
+				continue
+			}
+			return *e, true
+		}
+		extra, hasExtra := s.extraAfterLocked(f.cursor)
+		if lost := min(s.ring.floor, first-1); f.cursor < lost {
+			upTo := lost
+			if hasExtra && extra.Seq <= lost {
+				upTo = extra.Seq - 1
+			}
+			from := max(f.cursor, f.quiet)
+			f.cursor = upTo
+			switch {
+			case upTo > from:
+				f.dropped += upTo - from
+				return gapEvent(upTo-from, upTo), true
+			case hasExtra && extra.Seq <= lost:
+				f.cursor = extra.Seq
+				return extra, true
+			}
+			continue
+		}
+		next, found := extra, hasExtra && extra.Seq < first
+		if i := s.ring.after(f.cursor); i < s.ring.n {
+			if e := s.ring.at(i); e.Seq < first && (!found || e.Seq < next.Seq) {
+				next, found = *e, true
+			}
+		}
+		if !found {
+			f.cursor = first - 1
+			continue
+		}
+		f.cursor = next.Seq
+		if next.kind == resolved && f.fresh && next.Seq <= f.join {
+			continue
+		}
+		return next, true
+	}
+	return Event{}, false
+}
+
+// replayedLocked reports whether an event from before the follower's time is for it.
+func (f *Follower) replayedLocked(e *Event) bool {
+	s := f.s
+	switch e.kind {
+	case plain:
+		return e.Seq > f.quiet
+	case resolved:
+		return e.Seq > f.quiet && !f.fresh
+	case snapshot:
+		return e.Seq == s.snapshot.Seq
+	case prompt:
+		return s.openPromptLocked(e.Seq)
+	}
+	return false
+}
+
+// extraAfterLocked returns the oldest event after seq that is kept outside of the ring.
+func (s *Session) extraAfterLocked(seq uint64) (e Event, ok bool) {
+	if s.snapshot.Seq > seq {
+		e, ok = s.snapshot, true
+	}
+	for _, p := range s.prompts {
+		if p.event.Seq > seq && (!ok || p.event.Seq < e.Seq) {
+			e, ok = p.event, true
+		}
+	}
+	return e, ok
+}
+
+func (f *Follower) signal() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Close ends the following and frees what it held. It may come twice.
+func (f *Follower) Close() {
+	s := f.s
+	s.mu.Lock()
+	if f.closed {
+		s.mu.Unlock()
+		return
+	}
+	f.closed = true
+	delete(s.followers, f.id)
+	for i, w := range s.waiting {
+		if w == f {
+			last := len(s.waiting) - 1
+			s.waiting[i] = s.waiting[last]
+			s.waiting[last] = nil
+			s.waiting = s.waiting[:last]
+			break
+		}
+	}
+	if len(s.followers) == 0 {
+		s.log.dropUpTo(s.seq)
+	}
+	s.mu.Unlock()
+	f.signal()
+	s.registry.opts.Observer.Left(s, f)
+}
+
+// Input is Session.Input for this follower: refused unless it is interactive.
+func (f *Follower) Input(text rpc.Value) error {
+	if !f.Interactive() {
+		return errReadOnly
+	}
+	return f.s.Input(f.opts.ClientID, text)
+}
+
+// Resize is Session.Resize for this follower: refused unless it is interactive.
+func (f *Follower) Resize(cols, rows int) error {
+	if !f.Interactive() {
+		return errReadOnly
+	}
+	return f.s.Resize(cols, rows)
+}
+
+var errReadOnly = &rpc.Error{Code: rpc.CodePermissionDenied, Message: "this follower is read-only", Ran: rpc.RanNo}

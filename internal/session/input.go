@@ -1,0 +1,313 @@
+package session
+
+import (
+	"context"
+	"io"
+	"strconv"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// Limits of what waits for the owner of a session.
+const (
+	maxInputItems = 4096
+	maxInputBytes = 1 << 20
+	// MaxInput is the most bytes of one input's JSON text.
+	MaxInput = 256 << 10
+)
+
+// itemKind says what becomes of an item that nobody takes.
+type itemKind uint8
+
+const (
+	typed       itemKind = iota // for an owner that is there
+	sizeItem                    // only the latest counts
+	answerItem                  // waits for the owner to come back
+	messageItem                 // stays in the inbox
+)
+
+// inputItem is one item on its way to the owner.
+type inputItem struct {
+	value rpc.Value
+	kind  itemKind
+}
+
+func (i inputItem) cost() int {
+	raw, _ := i.value.Raw()
+	return len(raw) + 64
+}
+
+// inputQueue is a bounded queue of items.
+type inputQueue struct {
+	items []inputItem
+	bytes int
+}
+
+func (q *inputQueue) full(n int) bool {
+	return len(q.items) >= maxInputItems || len(q.items) > 0 && q.bytes+n > maxInputBytes
+}
+
+// add appends an item. Of window sizes in a row the last is enough. What must
+// not be lost pushes out what is oldest.
+func (q *inputQueue) add(i inputItem) {
+	if last := len(q.items) - 1; i.kind == sizeItem && last >= 0 && q.items[last].kind == sizeItem {
+		q.bytes += i.cost() - q.items[last].cost()
+		q.items[last] = i
+		return
+	}
+	for q.full(i.cost()) {
+		q.take()
+	}
+	q.items = append(q.items, i)
+	q.bytes += i.cost()
+}
+
+func (q *inputQueue) take() inputItem {
+	i := q.items[0]
+	q.items[0] = inputItem{}
+	q.items = q.items[1:]
+	q.bytes -= i.cost()
+	if len(q.items) == 0 {
+		q.items = nil
+	}
+	return i
+}
+
+// inputLine is what leads from the followers of a session to its owner. It is
+// guarded by the session's mutex.
+type inputLine struct {
+	readers []*Inputs
+	backlog inputQueue // for the next reader
+	cols    int
+	rows    int
+}
+
+// Inputs is the owner's end of the input line. Next is for one goroutine at a
+// time, Close for any.
+type Inputs struct {
+	s    *Session
+	link *rpc.Link
+	wake chan struct{} // cap 1
+
+	queue inputQueue // guarded by s.mu, with the fields below
+	ended bool       // the session closed, or belongs to somebody else
+	close bool
+}
+
+// full reports whether a further n bytes of typed input find no room.
+func (l *inputLine) full(n int) bool {
+	for _, in := range l.readers {
+		if in.queue.full(n) {
+			return true
+		}
+	}
+	return len(l.readers) == 0 && l.backlog.full(n)
+}
+
+// deliverLocked hands an item to every reader, or keeps it for the next one if keep is set.
+func (l *inputLine) deliverLocked(i inputItem, keep bool) {
+	for _, in := range l.readers {
+		in.queue.add(i)
+		in.signal()
+	}
+	if len(l.readers) == 0 && keep {
+		l.backlog.add(i)
+	}
+}
+
+// ownerGoneLocked drops what only an owner that is there can use: what was
+// typed for a program must not reach it minutes later.
+func (l *inputLine) ownerGoneLocked() {
+	var kept inputQueue
+	for _, i := range l.backlog.items {
+		if i.kind == answerItem {
+			kept.add(i)
+		}
+	}
+	l.backlog = kept
+}
+
+// keepOnlyLocked ends the readers of other connections and returns them.
+func (l *inputLine) keepOnlyLocked(owner *rpc.Link) (ended []*Inputs) {
+	var kept []*Inputs
+	for _, in := range l.readers {
+		if in.link == owner {
+			kept = append(kept, in)
+			continue
+		}
+		in.ended = true
+		ended = append(ended, in)
+	}
+	l.readers = kept
+	return ended
+}
+
+func (l *inputLine) endLocked() []*Inputs {
+	readers := l.readers
+	for _, in := range readers {
+		in.ended = true
+	}
+	l.readers, l.backlog = nil, inputQueue{}
+	return readers
+}
+
+// Input takes what a follower typed: text is a JSON string and passes through
+// unchanged. It is published as an event and handed to the owner if there is
+// one. An owner that does not take its input makes it CodeOverloaded, and then
+// nothing is published.
+func (s *Session) Input(clientID string, text rpc.Value) error {
+	literal, err := text.AppendJSON(nil, rpc.Form{})
+	if err != nil || len(literal) == 0 || literal[0] != '"' {
+		return rpc.Errorf(rpc.CodeInvalidParams, "input is a string")
+	}
+	if len(literal) > MaxInput {
+		return rpc.Errorf(rpc.CodeTooLarge, "one input has at most %d bytes", MaxInput)
+	}
+	if len(literal) == 2 {
+		return nil // nothing was typed
+	}
+	body := append(make([]byte, 0, len(literal)+64), `{"type":"input","text":`...)
+	body = append(body, literal...)
+	body = append(body, `,"client_id":`...)
+	body = append(rpc.AppendString(body, rpc.CleanText(clientID, 256), false), '}')
+	item, err := rpc.Parse(body)
+	if err != nil {
+		return rpc.Errorf(rpc.CodeInvalidParams, "input is a string")
+	}
+	d, err := draftOf(item)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	switch {
+	case s.closed:
+		s.mu.Unlock()
+		return errClosed
+	case s.input.full(len(body) + 64):
+		s.mu.Unlock()
+		return rpc.Errorf(rpc.CodeOverloaded, "the program behind session %s does not take its input", s.name)
+	}
+	e, _ := s.appendLocked(&d)
+	s.input.deliverLocked(inputItem{value: item, kind: typed}, s.owner != nil)
+	s.mu.Unlock()
+	s.registry.opts.Observer.Published(s, len(e.JSON))
+	s.registry.opts.Observer.Input(s)
+	return nil
+}
+
+// MaxWindow is the most columns or rows of a window.
+const MaxWindow = 10000
+
+// Resize tells the owner how large the followers' window is; the last one who
+// says so counts. An owner that comes later is told first.
+func (s *Session) Resize(cols, rows int) error {
+	if cols < 1 || rows < 1 || cols > MaxWindow || rows > MaxWindow {
+		return rpc.Errorf(rpc.CodeInvalidParams, "cols and rows are 1 to %d", MaxWindow)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errClosed
+	}
+	s.input.cols, s.input.rows = cols, rows
+	s.input.deliverLocked(sizeOf(cols, rows), false)
+	return nil
+}
+
+func sizeOf(cols, rows int) inputItem {
+	text := `{"type":"resize","cols":` + strconv.Itoa(cols) + `,"rows":` + strconv.Itoa(rows) + `}`
+	return inputItem{value: rpc.RawString(text), kind: sizeItem}
+}
+
+// Inputs opens the owner's end of the input line. link is the connection that
+// reads it: the owner's, or any while the session has no owner. It begins with
+// the window size if one is known, what waited for an owner, and the messages
+// of the inbox. The reader must Close it.
+func (s *Session) Inputs(link *rpc.Link) (*Inputs, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errClosed
+	}
+	if s.owner != nil && s.owner.link != link {
+		return nil, rpc.Errorf(rpc.CodePermissionDenied, "session %s belongs to another connection", s.name)
+	}
+	in := &Inputs{s: s, link: link, wake: make(chan struct{}, 1)}
+	if s.input.cols > 0 {
+		in.queue.add(sizeOf(s.input.cols, s.input.rows))
+	}
+	for _, i := range s.input.backlog.items {
+		in.queue.add(i)
+	}
+	s.input.backlog = inputQueue{}
+	for _, m := range s.inbox.takeLocked() {
+		in.queue.add(inputItem{value: m, kind: messageItem})
+	}
+	s.input.readers = append(s.input.readers, in)
+	return in, nil
+}
+
+// Next returns the next item: {"type":"input","text","client_id"},
+// {"type":"resize","cols","rows"}, {"type":"permission_response","tool_id",
+// "response"} or {"type":"message",...}. It waits under ctx and fails with
+// io.EOF when the session has closed or got another owner.
+func (in *Inputs) Next(ctx context.Context) (rpc.Value, error) {
+	for {
+		in.s.mu.Lock()
+		if len(in.queue.items) > 0 && !in.close {
+			v := in.queue.take().value
+			in.s.mu.Unlock()
+			return v, nil
+		}
+		over := in.ended || in.close
+		in.s.mu.Unlock()
+		if over {
+			return rpc.Value{}, io.EOF
+		}
+		select {
+		case <-in.wake:
+		case <-ctx.Done():
+			return rpc.Value{}, ctx.Err()
+		}
+	}
+}
+
+// Close ends the reading. What was not read goes back to wait, as far as it
+// makes sense for a later reader.
+func (in *Inputs) Close() {
+	s := in.s
+	s.mu.Lock()
+	if in.close {
+		s.mu.Unlock()
+		return
+	}
+	in.close = true
+	readers := s.input.readers[:0]
+	for _, r := range s.input.readers {
+		if r != in {
+			readers = append(readers, r)
+		}
+	}
+	clear(s.input.readers[len(readers):])
+	s.input.readers = readers
+	if len(readers) == 0 && !s.closed {
+		for _, i := range in.queue.items {
+			switch {
+			case i.kind == messageItem:
+				s.inbox.keepLocked(i.value)
+			case i.kind == answerItem || i.kind == typed && s.owner != nil:
+				s.input.backlog.add(i)
+			}
+		}
+	}
+	in.queue = inputQueue{}
+	s.mu.Unlock()
+	in.signal()
+}
+
+func (in *Inputs) signal() {
+	select {
+	case in.wake <- struct{}{}:
+	default:
+	}
+}

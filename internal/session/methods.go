@@ -1,0 +1,361 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// ok is what methods without a result of their own answer.
+var ok = rpc.RawString(`{"ok":true}`)
+
+// ServiceDoc documents the service for rpc.Table.Describe.
+const ServiceDoc = "Named event streams with replay, followers and an input line to their owner."
+
+// Methods returns the rows of the service "session" and permission.respond,
+// for the table of a hub.
+func (r *Registry) Methods() []*rpc.Method {
+	object := rpc.Returns(rpc.Type{Kind: rpc.KindObject})
+	return []*rpc.Method{
+		rpc.Handle("session.open", r.open, object, rpc.Needs(rpc.ScopeProvide), rpc.Doc(
+			"Opens a session, or takes one over whose owner is gone. The calling connection becomes its owner; the session outlives it for some minutes.")),
+		rpc.Handle("session.close", r.closeSession, object, rpc.Needs(rpc.ScopeProvide), rpc.Doc(
+			"Ends a session: its followers get what is left and then the end of their stream. For its owner, for anybody once it is gone, and for administrators.")),
+		r.publishMethod(),
+		rpc.Handle("session.list", r.list, rpc.In(rpc.Inline), rpc.Needs(rpc.ScopeRead), rpc.Doc("Lists the sessions, sorted by name."),
+			rpc.Returns(rpc.Type{Kind: rpc.KindArray, Elem: &rpc.Type{Kind: rpc.KindObject}})),
+		rpc.Handle("session.info", r.info, object, rpc.In(rpc.Inline), rpc.Needs(rpc.ScopeRead), rpc.Doc(
+			"Tells what is known of a session: owner, followers with their lag, last event, uptime.")),
+		rpc.Handle("session.history", r.history, object, rpc.Needs(rpc.ScopeRead), rpc.Doc(
+			"Returns retained events in order, and the number to go on after when there are more.")),
+		rpc.HandleStream("session.follow", r.follow, object, rpc.Needs(rpc.ScopeRead), rpc.Endless(), rpc.Within(-1), rpc.NeverSlow(), rpc.Doc(
+			"Streams the events of a session: a replay, then what is published, with a gap event where a slow follower lost some. Ends when the session closes.")),
+		rpc.Handle("session.send", r.send, object, rpc.In(rpc.Inline), rpc.Doc(
+			"Types text into a session: it is published as an event of type input and handed to the owner.")),
+		rpc.Handle("session.resize", r.resize, object, rpc.In(rpc.Inline), rpc.Doc(
+			"Tells the owner of a session the size of the window.")),
+		rpc.HandleStream("session.input", r.input, object, rpc.Needs(rpc.ScopeProvide), rpc.Endless(), rpc.Within(-1), rpc.NeverSlow(), rpc.Doc(
+			"Streams what is meant for the owner of a session: input, window sizes, answers to permission prompts, messages.")),
+		rpc.Handle("permission.respond", r.respond, object, rpc.In(rpc.Inline), rpc.Doc(
+			"Answers a pending permission prompt. The first answer wins.")),
+	}
+}
+
+type named struct {
+	Session string `rpc:"session" doc:"name of the session"`
+}
+
+type openParams struct {
+	Name  string    `rpc:"name" doc:"1 to 32 letters, digits, dots, underscores or hyphens"`
+	Title string    `rpc:"title,optional" doc:"shown to people"`
+	Meta  rpc.Value `rpc:"meta,optional" doc:"any JSON, shown by session.info"`
+	Ring  *int      `rpc:"ring" doc:"how many events are replayed; 200 for a new session"`
+	Seq   *uint64   `rpc:"seq,unlisted" doc:"number of the last event that the producer knows of: a session without events goes on from there"`
+}
+
+func (r *Registry) open(ctx context.Context, in openParams) (rpc.Value, error) {
+	opts := OpenOptions{Title: in.Title, Meta: in.Meta, Ring: in.Ring}
+	if in.Meta.IsNull() {
+		opts.Meta = rpc.Value{}
+	}
+	if in.Seq != nil {
+		opts.Seq = *in.Seq
+	}
+	if c := rpc.From(ctx); c != nil {
+		opts.Owner, opts.Peer, opts.Protocol = c.Link(), c.Peer, c.Protocol
+	}
+	s, err := r.Open(in.Name, opts)
+	if err != nil {
+		return rpc.Value{}, err
+	}
+	return rpc.RawString(fmt.Sprintf(`{"session":%q,"seq":%d}`, s.Name(), s.Seq())), nil
+}
+
+func (r *Registry) closeSession(ctx context.Context, in named) (rpc.Value, error) {
+	s, err := r.Find(in.Session)
+	if err != nil {
+		return rpc.Value{}, err
+	}
+	if err := s.closableBy(rpc.From(ctx)); err != nil {
+		return rpc.Value{}, err
+	}
+	r.Close(s)
+	return ok, nil
+}
+
+// closableBy says why a caller may not close the session.
+func (s *Session) closableBy(c *rpc.Call) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.permanent:
+		return rpc.Errorf(rpc.CodePermissionDenied, "session %s belongs to the hub", s.name)
+	case s.owner == nil, c == nil, s.owner.link == c.Link(), c.Peer != nil && c.Peer.Scopes&rpc.ScopeAdmin != 0:
+		return nil
+	}
+	return rpc.Errorf(rpc.CodePermissionDenied, "session %s belongs to another connection", s.name)
+}
+
+// publishParams are those of session.publish. Who sends a stream of events
+// gives no event: each item of the stream is one.
+type publishParams struct {
+	Session string      `rpc:"session" doc:"name of the session"`
+	Event   rpc.Value   `rpc:"event,optional" doc:"an object with a string type; ts is added when absent, seq is set by the session"`
+	Events  *rpc.Reader `rpc:"events,optional,unlisted" doc:"a stream of events, in the place of one"`
+}
+
+// publishMethod has two ways: one event is published on the reader, so that the
+// events of a connection keep their order, a stream by a goroutine.
+func (r *Registry) publishMethod() *rpc.Method {
+	opts := []rpc.Option{
+		rpc.Returns(rpc.Type{Kind: rpc.KindObject}), rpc.Within(-1), rpc.NeverSlow(),
+		rpc.Doc("Publishes an event to all followers of a session, or each event of a stream. The session needs no owner."),
+	}
+	one := rpc.Handle("session.publish", r.publish, append(opts, rpc.In(rpc.Inline))...)
+	many := rpc.Handle("session.publish", r.publish, opts...)
+	m := &rpc.Method{
+		Name: one.Name, Doc: one.Doc, Params: one.Params, Result: one.Result,
+		Deadline: one.Deadline, Slow: one.Slow, Scope: rpc.ScopeCall,
+	}
+	return rpc.NewTarget(m, rpc.TargetFunc(func(b *rpc.Batch, c *rpc.Call) {
+		if c.Input != nil {
+			many.Start(b, c)
+			return
+		}
+		if v, given := c.Args.Get(2, "events"); given && !v.IsUndefined() && !v.IsNull() {
+			many.Start(b, c)
+			return
+		}
+		one.Start(b, c)
+	}))
+}
+
+func (r *Registry) publish(ctx context.Context, in publishParams) (rpc.Value, error) {
+	s, err := r.Find(in.Session)
+	if err != nil {
+		return rpc.Value{}, err
+	}
+	if in.Events == nil || !in.Event.IsUndefined() {
+		if in.Event.IsUndefined() {
+			return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "session.publish misses its argument %q", "event")
+		}
+		if _, err := s.Publish(in.Event); err != nil {
+			return rpc.Value{}, err
+		}
+	}
+	if in.Events != nil {
+		for event, err := range in.Events.All(ctx) {
+			if err != nil {
+				return rpc.Value{}, err
+			}
+			if _, err := s.Publish(event); err != nil {
+				return rpc.Value{}, err
+			}
+		}
+	}
+	return ok, nil
+}
+
+func (r *Registry) list(context.Context, struct{}) (rpc.Value, error) {
+	sessions := r.List()
+	list := make([]any, len(sessions))
+	for i, s := range sessions {
+		list[i] = s.Info().Value().Tree()
+	}
+	return rpc.TreeValue(list), nil
+}
+
+func (r *Registry) info(_ context.Context, in named) (rpc.Value, error) {
+	s, err := r.Find(in.Session)
+	if err != nil {
+		return rpc.Value{}, err
+	}
+	return s.Info().Value(), nil
+}
+
+type historyParams struct {
+	Session string `rpc:"session" doc:"name of the session"`
+	After   uint64 `rpc:"after_seq" default:"0" doc:"events with greater numbers are returned"`
+	Limit   int    `rpc:"limit" default:"200" doc:"how many at most"`
+}
+
+func (r *Registry) history(_ context.Context, in historyParams) (rpc.Value, error) {
+	s, err := r.Find(in.Session)
+	if err != nil {
+		return rpc.Value{}, err
+	}
+	if in.Limit < 1 {
+		return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "limit is at least 1")
+	}
+	events, next := s.History(in.After, in.Limit)
+	list := make([]rpc.Value, len(events))
+	for i, e := range events {
+		list[i] = e.Value()
+	}
+	array := rpc.Array(list)
+	raw, _ := array.Raw()
+	text := append(make([]byte, 0, len(raw)+48), `{"events":`...)
+	text = append(text, raw...)
+	if next > 0 {
+		text = append(text, `,"next":`...)
+		text = strconv.AppendUint(text, next, 10)
+	}
+	t := array.Traits()
+	t.Depth++
+	return rpc.RawValue(append(text, '}'), t), nil
+}
+
+type followParams struct {
+	Session  string  `rpc:"session" doc:"name of the session"`
+	Since    *uint64 `rpc:"since_seq" doc:"number of the last event seen; without it all retained events are replayed"`
+	Mode     string  `rpc:"mode" default:"\"readonly\"" doc:"readonly or interactive"`
+	ClientID string  `rpc:"client_id,optional,unlisted" doc:"what the follower calls itself"`
+}
+
+func (r *Registry) follow(ctx context.Context, in followParams, send func(rpc.Value) error) error {
+	s, err := r.Find(in.Session)
+	if err != nil {
+		return err
+	}
+	opts := FollowOptions{ClientID: in.ClientID, Mode: in.Mode, SinceSeq: in.Since}
+	if in.Mode != ReadOnly && in.Mode != Interactive {
+		return rpc.Errorf(rpc.CodeInvalidParams, "mode is readonly or interactive")
+	}
+	if c := rpc.From(ctx); c != nil {
+		if in.Mode == Interactive && (c.Peer == nil || c.Peer.Scopes&rpc.ScopeCall == 0) {
+			return rpc.Errorf(rpc.CodePermissionDenied, "not allowed to follow a session interactively")
+		}
+		opts.Peer, opts.Protocol, opts.Link = c.Peer, c.Protocol, c.Link()
+	}
+	if opts.ClientID == "" {
+		opts.ClientID = clientOf(ctx)
+	}
+	f, err := s.Follow(opts)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for {
+		e, err := f.Next(ctx)
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		if err := send(e.Value()); err != nil {
+			return err
+		}
+	}
+}
+
+type sendParams struct {
+	Session  string    `rpc:"session" doc:"name of the session"`
+	Text     rpc.Value `rpc:"text" doc:"what is typed: a string"`
+	ClientID string    `rpc:"client_id,optional,unlisted" doc:"what the caller calls itself"`
+}
+
+func (r *Registry) send(ctx context.Context, in sendParams) (rpc.Value, error) {
+	s, err := r.Find(in.Session)
+	if err != nil {
+		return rpc.Value{}, err
+	}
+	if in.ClientID == "" {
+		in.ClientID = clientOf(ctx)
+	}
+	if err := s.Input(in.ClientID, in.Text); err != nil {
+		return rpc.Value{}, err
+	}
+	return ok, nil
+}
+
+// clientOf is what a caller that gives no name is called.
+func clientOf(ctx context.Context) string {
+	c := rpc.From(ctx)
+	switch {
+	case c == nil || c.Peer == nil:
+		return "hub"
+	case c.Peer.PID > 0:
+		return string(c.Protocol) + "-" + strconv.Itoa(c.Peer.PID)
+	case c.Peer.Name != "":
+		return c.Peer.Name
+	}
+	return string(c.Protocol)
+}
+
+type resizeParams struct {
+	Session string `rpc:"session" doc:"name of the session"`
+	Cols    int    `rpc:"cols" doc:"columns"`
+	Rows    int    `rpc:"rows" doc:"rows"`
+}
+
+func (r *Registry) resize(_ context.Context, in resizeParams) (rpc.Value, error) {
+	s, err := r.Find(in.Session)
+	if err != nil {
+		return rpc.Value{}, err
+	}
+	if err := s.Resize(in.Cols, in.Rows); err != nil {
+		return rpc.Value{}, err
+	}
+	return ok, nil
+}
+
+func (r *Registry) input(ctx context.Context, in named, send func(rpc.Value) error) error {
+	s, err := r.Find(in.Session)
+	if err != nil {
+		return err
+	}
+	var link *rpc.Link
+	if c := rpc.From(ctx); c != nil {
+		link = c.Link()
+	}
+	items, err := s.Inputs(link)
+	if err != nil {
+		return err
+	}
+	defer items.Close()
+	for {
+		v, err := items.Next(ctx)
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		if err := send(v); err != nil {
+			return err
+		}
+	}
+}
+
+type respondParams struct {
+	ToolID   string  `rpc:"tool_id" doc:"id of the prompt"`
+	Response string  `rpc:"response" doc:"APPROVE_ONCE, APPROVE_SESSION, APPROVE_PROJECT, APPROVE_ALWAYS, APPROVE_TOOL_ALWAYS, DENY or CANCEL; anything else is DENY"`
+	Session  *string `rpc:"session,unlisted" doc:"name of the session, where several have a prompt of that id"`
+}
+
+func (r *Registry) respond(ctx context.Context, in respondParams) (rpc.Value, error) {
+	var session string
+	if in.Session != nil {
+		session = *in.Session
+	}
+	var link *rpc.Link
+	if c := rpc.From(ctx); c != nil {
+		link = c.Link()
+	}
+	problem, err := r.Respond(session, in.ToolID, in.Response, clientOf(ctx), link)
+	if err != nil {
+		return rpc.Value{}, err
+	}
+	if problem == "" {
+		return ok, nil
+	}
+	m := &rpc.Map{}
+	m.Set("ok", false)
+	m.Set("error", rpc.CleanText(problem, rpc.MaxErrorMessage))
+	return rpc.TreeValue(m), nil
+}

@@ -1,0 +1,308 @@
+package session
+
+import (
+	"sync"
+	"time"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// Session is a numbered stream of events. All methods may be called from any
+// goroutine; none of those that publish waits for a follower.
+type Session struct {
+	registry  *Registry
+	name      string
+	permanent bool
+	opened    time.Time
+
+	mu     sync.Mutex // guards all below
+	title  string
+	meta   rpc.Value
+	closed bool
+
+	seq      uint64 // of the latest event
+	lastType string // of the latest event
+	lastAt   time.Time
+	log      window // the latest events without holes: what followers read
+	ring     window // what is replayed
+	snapshot Event  // the latest state_snapshot; Seq 0 when there is none
+	prompts  []*openPrompt
+	trim     int // events until the log is trimmed again
+
+	followers map[uint64]*Follower
+	waiting   []*Follower // to be woken by the next event
+	nextID    uint64
+
+	owner  *owner
+	linger *time.Timer
+	left   time.Time // when the last owner went
+
+	input inputLine
+	inbox inbox
+}
+
+// owner is the connection that a session belongs to.
+type owner struct {
+	link     *rpc.Link
+	peer     *rpc.Peer
+	protocol rpc.Protocol
+	since    time.Time
+}
+
+// trimEvery is how many events pass between two looks at what the slowest follower needs.
+const trimEvery = 256
+
+func newSession(r *Registry, name string, opts OpenOptions) *Session {
+	ring := r.opts.Ring
+	if opts.Ring != nil {
+		ring = *opts.Ring
+	}
+	s := &Session{
+		registry:  r,
+		name:      name,
+		permanent: opts.Permanent,
+		opened:    time.Now(),
+		title:     opts.Title,
+		meta:      opts.Meta,
+		log:       newWindow(r.opts.QueueEvents, r.opts.QueueBytes),
+		ring:      newWindow(ring, r.opts.RingBytes),
+		followers: map[uint64]*Follower{},
+		trim:      trimEvery,
+	}
+	s.ownLocked(opts)
+	s.continueLocked(opts.Seq)
+	return s
+}
+
+// Name returns the session's name.
+func (s *Session) Name() string { return s.name }
+
+// Opened returns when the session was opened.
+func (s *Session) Opened() time.Time { return s.opened }
+
+// Seq returns the number of the latest event, 0 before the first.
+func (s *Session) Seq() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seq
+}
+
+var errClosed = &rpc.Error{Code: rpc.CodeNotFound, Message: "the session is closed", Ran: rpc.RanYes}
+
+// Publish adds an event, an object with a string "type". Its members are kept
+// as they are but for "seq", which the session sets; "ts" is added when absent.
+// The value is borrowed. It returns the number of the event.
+func (s *Session) Publish(event rpc.Value) (seq uint64, err error) {
+	d, err := draftOf(event)
+	if err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return 0, errClosed
+	}
+	e, withdrawn := s.appendLocked(&d)
+	s.mu.Unlock()
+	o := s.registry.opts.Observer
+	o.Published(s, len(e.JSON))
+	for range withdrawn {
+		o.Prompt(s, PromptWithdrawn)
+	}
+	return e.Seq, nil
+}
+
+// appendLocked numbers an event, keeps it where it belongs and wakes who waits
+// for it. It says how many prompts the event has taken back.
+func (s *Session) appendLocked(d *draft) (e Event, withdrawn int) {
+	now := time.Now()
+	if s.seq == 0 {
+		s.restartLocked()
+	}
+	s.seq++
+	s.lastType, s.lastAt = d.typ, now
+	e = d.event(s.seq, now)
+	switch d.kind {
+	case plain:
+		s.ring.add(e)
+	case resolved:
+		s.ring.add(e)
+		if s.dropPromptLocked(d.toolID) != nil {
+			withdrawn++
+		}
+	case snapshot:
+		s.snapshot = e
+	case prompt:
+		withdrawn += s.addPromptLocked(d.toolID, e)
+	}
+	if len(s.followers) > 0 {
+		s.log.add(e)
+		if s.trim--; s.trim <= 0 {
+			s.trimLocked()
+		}
+	}
+	for i, f := range s.waiting {
+		f.waiting = false
+		f.signal()
+		s.waiting[i] = nil
+	}
+	s.waiting = s.waiting[:0]
+	return e, withdrawn
+}
+
+// firstLocked returns the number of the oldest event in the log.
+func (s *Session) firstLocked() uint64 { return s.seq - uint64(s.log.n) + 1 }
+
+// trimLocked drops from the log what every follower has read.
+func (s *Session) trimLocked() {
+	s.trim = trimEvery
+	read := s.seq
+	for _, f := range s.followers {
+		read = min(read, f.cursor)
+	}
+	s.log.dropUpTo(read)
+}
+
+// continueLocked lets the numbers of a session without events go on after seq.
+func (s *Session) continueLocked(seq uint64) {
+	if s.seq != 0 || seq == 0 || seq > 1<<53 {
+		return
+	}
+	s.seq, s.ring.floor = seq, seq
+	for _, f := range s.followers {
+		f.continueLocked(seq)
+	}
+}
+
+// restartLocked comes before the first event: followers that resume after a
+// higher number knew the session in an earlier life.
+func (s *Session) restartLocked() {
+	for _, f := range s.followers {
+		f.restartLocked()
+	}
+}
+
+// adopt gives a session that exists a new owner.
+func (s *Session) adopt(opts OpenOptions) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return errClosed
+	}
+	if s.owner != nil && opts.Owner != nil && s.owner.link != opts.Owner {
+		s.mu.Unlock()
+		return rpc.Errorf(rpc.CodeConflict, "session %s belongs to another connection", s.name)
+	}
+	if opts.Title != "" {
+		s.title = opts.Title
+	}
+	if !opts.Meta.IsUndefined() {
+		s.meta = opts.Meta
+	}
+	if opts.Ring != nil {
+		s.ring.bound(*opts.Ring)
+	}
+	s.permanent = s.permanent || opts.Permanent
+	s.continueLocked(opts.Seq)
+	ended := s.ownLocked(opts)
+	s.mu.Unlock()
+	for _, in := range ended {
+		in.signal()
+	}
+	return nil
+}
+
+// ownLocked sets the owner and returns the input streams of others, which have ended by that.
+func (s *Session) ownLocked(opts OpenOptions) (ended []*Inputs) {
+	if opts.Owner == nil {
+		return nil
+	}
+	if s.linger != nil {
+		s.linger.Stop()
+		s.linger = nil
+	}
+	since := time.Now()
+	if s.owner != nil {
+		since = s.owner.since
+	}
+	s.owner = &owner{link: opts.Owner, peer: opts.Peer, protocol: opts.Protocol, since: since}
+	return s.input.keepOnlyLocked(opts.Owner)
+}
+
+// leave is what follows when the connection of an owner is gone.
+func (s *Session) leave(link *rpc.Link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.owner == nil || s.owner.link != link {
+		return
+	}
+	s.owner = nil
+	s.left = time.Now()
+	s.input.ownerGoneLocked()
+	if !s.permanent {
+		s.linger = time.AfterFunc(s.registry.opts.Linger, func() { s.registry.lapse(s) })
+	}
+}
+
+// lapsed reports whether the session has been without owner and events for
+// long enough; if it has not, the timer is set anew.
+func (s *Session) lapsed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.permanent || s.owner != nil || s.linger == nil {
+		return false
+	}
+	since := s.left
+	if s.lastAt.After(since) {
+		since = s.lastAt
+	}
+	if wait := s.registry.opts.Linger - time.Since(since); wait > 0 {
+		s.linger.Reset(wait)
+		return false
+	}
+	return true
+}
+
+// end closes the session for good: the registry has it no more.
+func (s *Session) end() {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	s.closed = true
+	if s.linger != nil {
+		s.linger.Stop()
+	}
+	open := len(s.prompts)
+	for _, p := range s.prompts {
+		p.timer.Stop()
+	}
+	s.prompts = nil
+	for _, f := range s.followers {
+		f.signal()
+	}
+	s.waiting = nil
+	readers := s.input.endLocked()
+	s.mu.Unlock()
+	for _, in := range readers {
+		in.signal()
+	}
+	for range open {
+		s.registry.opts.Observer.Prompt(s, PromptWithdrawn)
+	}
+}
+
+// Closed reports whether the session has ended.
+func (s *Session) Closed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// OwnedBy reports whether link is the connection of the session's owner.
+func (s *Session) OwnedBy(link *rpc.Link) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return link != nil && s.owner != nil && s.owner.link == link
+}
