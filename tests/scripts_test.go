@@ -2,11 +2,13 @@ package tests
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -27,6 +29,8 @@ import (
 //	waitfile FILE                 waits until FILE is there
 //	gone FILE                     waits until FILE is not there
 //	mode FILE OCTAL               compares the permission bits
+//	exitcode N PROGRAM ARG...      runs PROGRAM, whose exit code must be N
+//	followed SESSION N            waits until SESSION of the hub at $SOCK has N followers
 //	connectable SOCKET            a connection to SOCKET is accepted (or, with !, is not)
 func TestScripts(t *testing.T) {
 	t.Parallel()
@@ -56,6 +60,8 @@ func TestScripts(t *testing.T) {
 			"waitfile":    func(ts *testscript.TestScript, neg bool, args []string) { scriptFile(ts, neg, args, true) },
 			"gone":        func(ts *testscript.TestScript, neg bool, args []string) { scriptFile(ts, neg, args, false) },
 			"mode":        scriptMode,
+			"exitcode":    scriptExitCode,
+			"followed":    scriptFollowed,
 			"connectable": scriptConnectable,
 		},
 	})
@@ -153,5 +159,37 @@ func scriptConnectable(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if (err == nil) == neg {
 		ts.Fatalf("connect to %s: %v", strings.TrimSpace(args[0]), err)
+	}
+}
+
+func scriptExitCode(ts *testscript.TestScript, neg bool, args []string) {
+	needArgs(ts, neg, args, 2, 100)
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("%s ended with code %d, want %d", strings.Join(args[1:], " "), got, want)
+	}
+}
+
+func scriptFollowed(ts *testscript.TestScript, neg bool, args []string) {
+	needArgs(ts, neg, args, 2, 2)
+	want := `"followers":` + args[1]
+	for deadline := time.Now().Add(patience); ; {
+		out, err := exec.Command(filepath.Join(binDir, "hubctl"), "--socket", ts.Getenv("SOCK"),
+			"call", "session.info", "session="+args[0], "-o", "raw").CombinedOutput()
+		if err == nil && strings.Contains(strings.ReplaceAll(string(out), " ", ""), want) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("session %s: got %s (%v), want %s within %v", args[0], out, err, want, patience)
+		}
+		time.Sleep(10 * time.Millisecond) // between two looks
 	}
 }
