@@ -1,0 +1,216 @@
+// Command hubd is the hub: a local daemon in which programs of any language
+// share state, call each other's methods and attach to each other's output.
+//
+// main turns arguments, variables, files and signals into hub.Options;
+// everything else is in internal/hub.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"github.com/hubd-dev/hubd/internal/hub"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is hubd with these arguments; it returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "service" {
+		return runService(args[1:], stdout, stderr)
+	}
+	command, err := parse(args)
+	switch {
+	case err != nil:
+		fmt.Fprintf(stderr, "hubd: %v\nhint: hubd --help lists the flags\n", err)
+		return hub.ExitUsage
+	case command.help:
+		usage(stdout, command.flags)
+		return hub.ExitOK
+	case command.version:
+		fmt.Fprintln(stdout, versionLine())
+		return hub.ExitOK
+	}
+	o, err := command.load()
+	if err != nil {
+		return fail(stderr, err)
+	}
+	o.Load = command.load
+	if command.source.File == "" {
+		o.Load = nil // nothing to read anew
+	}
+	o.Version = version()
+	o.Notify = func(state string) { daemon.SdNotify(false, state) }
+	if o.Inherited, err = inherited(); err != nil {
+		return fail(stderr, err)
+	}
+	if o.Demo || term.IsTerminal(int(os.Stdout.Fd())) {
+		o.Ready = func(i hub.Info) { greet(stdout, i, o.Demo) }
+	}
+	ctx, reload, stop := signals()
+	defer stop()
+	o.Reload = reload
+	return fail(stderr, hub.Run(ctx, o))
+}
+
+// fail says what went wrong, if anything did, and returns the exit code.
+func fail(stderr io.Writer, err error) int {
+	if err == nil {
+		return hub.ExitOK
+	}
+	if config, ok := errors.AsType[*hub.ConfigError](err); ok {
+		for _, p := range config.Problems {
+			fmt.Fprintf(stderr, "hubd: %v\n", p)
+		}
+		return hub.ExitUsage
+	}
+	fmt.Fprintf(stderr, "hubd: %v\n", err)
+	code := hub.ExitCode(err)
+	switch {
+	case code == hub.ExitRunning:
+		fmt.Fprintln(stderr, "hint: hubctl status asks the running hub; --listen and --state start a second one beside it")
+	case errors.Is(err, os.ErrPermission):
+		fmt.Fprintln(stderr, "hint: --listen unix:///PATH and --state DIR choose places that this user may write to")
+	}
+	return code
+}
+
+// signals returns a context that ends with the first SIGINT or SIGTERM, and a
+// channel that tells each SIGHUP. The second SIGINT or SIGTERM ends the process.
+func signals() (ctx context.Context, reload <-chan struct{}, stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	hup := make(chan struct{}, 1)
+	caught := make(chan os.Signal, 4)
+	signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() { // lives as long as the process
+		stopping := false
+		for s := range caught {
+			switch {
+			case s == syscall.SIGHUP:
+				select {
+				case hup <- struct{}{}:
+				default: // one is waiting already
+				}
+			case stopping:
+				os.Exit(hub.ExitFailure)
+			default:
+				stopping = true
+				cancel()
+			}
+		}
+	}()
+	return ctx, hup, func() {
+		signal.Stop(caught)
+		close(caught)
+		cancel()
+	}
+}
+
+// inherited takes over the sockets that systemd opened, if there are any.
+func inherited() (listeners []net.Listener, err error) {
+	byName, err := activation.ListenersWithNames()
+	if err != nil {
+		return nil, fmt.Errorf("sockets of the service manager: %w", err)
+	}
+	for _, ls := range byName {
+		listeners = append(listeners, ls...)
+	}
+	return listeners, nil
+}
+
+// command is a parsed command line.
+type command struct {
+	flags         *pflag.FlagSet
+	source        hub.Source
+	help, version bool
+}
+
+func parse(args []string) (*command, error) {
+	c := &command{flags: pflag.NewFlagSet("hubd", pflag.ContinueOnError)}
+	c.flags.SortFlags = false
+	c.flags.Usage = func() {}
+	c.flags.SetOutput(io.Discard)
+	config := c.flags.String("config", "", "YAML `FILE` to read; without it, the default file if it exists")
+	values := map[string]*value{}
+	for _, k := range hub.Keys() {
+		v := &value{key: k}
+		values[k.Name] = v
+		f := c.flags.VarPF(v, k.Flag(), "", k.Doc)
+		if k.Bool {
+			f.NoOptDefVal = "true"
+		}
+	}
+	c.flags.BoolVar(&c.version, "version", false, "print the version and end")
+	c.flags.BoolVarP(&c.help, "help", "h", false, "print this text and end")
+	if err := c.flags.Parse(args); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			c.help = true
+			return c, nil
+		}
+		return nil, err
+	}
+	if c.flags.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q", c.flags.Arg(0))
+	}
+	given := map[string][]string{}
+	for name, v := range values {
+		if len(v.given) > 0 {
+			given[name] = v.given
+		}
+	}
+	file := *config
+	if file == "" {
+		file = os.Getenv("HUBD_CONFIG")
+	}
+	if file == "" {
+		file = hub.DefaultFile()
+	}
+	c.source = hub.Source{File: file, Env: os.LookupEnv, Flags: given}
+	return c, nil
+}
+
+// load reads the configuration. What belongs to the process is not part of it.
+func (c *command) load() (hub.Options, error) { return c.source.Options() }
+
+// value is the pflag.Value of a configuration key: it keeps what was given.
+type value struct {
+	key   hub.Key
+	given []string
+}
+
+func (v *value) String() string { return "" }
+
+func (v *value) Set(s string) error {
+	v.given = append(v.given, s)
+	return nil
+}
+
+func (v *value) Type() string { return v.key.Arg }
+
+// version is what the binary was built from, as far as the build tells.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
+		return "devel"
+	}
+	return info.Main.Version
+}
+
+func versionLine() string {
+	return fmt.Sprintf("hubd %s %s %s/%s", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}

@@ -1,0 +1,188 @@
+package hub
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// auth says how a TCP listener learns who its peers are.
+type auth string
+
+const (
+	authToken auth = "token" // a bearer token
+	authUID   auth = "uid"   // the owner of the peer's socket, as the kernel tells
+	authNone  auth = "none"  // nobody is asked
+)
+
+// maxSocketPath is what fits into sun_path together with its NUL.
+const maxSocketPath = 107
+
+// address is a parsed listen URL.
+type address struct {
+	network   string // "unix" or "tcp"
+	path      string // of a Unix socket, absolute
+	hostport  string // of a TCP socket
+	auth      auth
+	scopes    rpc.Scope      // 0: what the kind of listener gives
+	mode      uint32         // of a Unix socket
+	group     int            // -1: unchanged
+	protocols []rpc.Protocol // nil: all
+}
+
+// String returns the URL without its query.
+func (a address) String() string {
+	if a.network == "unix" {
+		return "unix://" + a.path
+	}
+	return "tcp://" + a.hostport
+}
+
+// speaks reports whether the listener lets p in.
+func (a address) speaks(p rpc.Protocol) bool {
+	return a.protocols == nil || slices.Contains(a.protocols, p)
+}
+
+// parseAddress reads a listen URL:
+//
+//	unix:///absolute/path?mode=0660&group=G&scopes=read,call&protocols=a,b
+//	tcp://HOST:PORT?auth=token|uid|none&scopes=read,call&protocols=a,b
+func parseAddress(text string, insecure bool) (address, error) {
+	a := address{auth: authToken, mode: 0o600, group: -1}
+	fail := func(format string, args ...any) (address, error) {
+		return a, fmt.Errorf("listen %q: %w", text, fmt.Errorf(format, args...))
+	}
+	u, err := url.Parse(text)
+	if err != nil {
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err
+		}
+		return fail("%w", err)
+	}
+	if u.User != nil || u.Fragment != "" {
+		return fail("has a user or a fragment")
+	}
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return fail("query: %w", err)
+	}
+	switch u.Scheme {
+	case "unix":
+		a.network, a.path = "unix", u.Path
+		if u.Host != "" || !filepath.IsAbs(u.Path) {
+			return fail("a socket path is absolute: unix:///path/of.sock")
+		}
+		if filepath.Clean(a.path) != a.path {
+			return fail("path is not in its shortest form, which is %s", filepath.Clean(a.path))
+		}
+		if len(a.path) > maxSocketPath {
+			return fail("path has %d bytes, a socket path has at most %d", len(a.path), maxSocketPath)
+		}
+	case "tcp":
+		a.network, a.hostport = "tcp", u.Host
+		if u.Path != "" && u.Path != "/" {
+			return fail("a TCP address has no path")
+		}
+		host, port, err := net.SplitHostPort(u.Host)
+		if err != nil {
+			return fail("expected tcp://HOST:PORT: %w", err)
+		}
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || port == "" {
+			return fail("port %q is not a number up to 65535", port)
+		} else if host == "" {
+			return fail("host is missing; all addresses are 0.0.0.0:%d or [::]:%d", n, n)
+		}
+	default:
+		return fail("expected unix:// or tcp://")
+	}
+	for key, values := range query {
+		if len(values) != 1 {
+			return fail("%s is given more than once", key)
+		}
+		v := values[0]
+		switch {
+		case key == "protocols":
+			for name := range strings.SplitSeq(v, ",") {
+				if !slices.Contains(rpc.Protocols(), rpc.Protocol(name)) {
+					return fail("no protocol %q; there are %v", name, rpc.Protocols())
+				}
+				a.protocols = append(a.protocols, rpc.Protocol(name))
+			}
+		case key == "scopes":
+			s, ok := rpc.ParseScope(v)
+			if !ok {
+				return fail("scopes %q: expected some of read,call,provide,admin", v)
+			}
+			a.scopes = s
+		case key == "auth" && a.network == "tcp":
+			if a.auth = auth(v); a.auth != authToken && a.auth != authUID && a.auth != authNone {
+				return fail("auth %q: expected token, uid or none", v)
+			}
+		case key == "mode" && a.network == "unix":
+			m, err := strconv.ParseUint(v, 8, 32)
+			if err != nil || m > 0o777 || m&0o600 != 0o600 {
+				return fail("mode %q: expected an octal number such as 0660 in which the owner may read and write", v)
+			}
+			a.mode = uint32(m)
+		case key == "group" && a.network == "unix":
+			if a.group, err = groupID(v); err != nil {
+				return fail("group: %w", err)
+			}
+		default:
+			return fail("unknown option %q", key)
+		}
+	}
+	if a.network == "tcp" {
+		return a, a.checkTrust(text, insecure)
+	}
+	return a, nil
+}
+
+// checkTrust refuses TCP addresses that would let strangers in.
+func (a address) checkTrust(text string, insecure bool) error {
+	loopback := isLoopback(a.hostport)
+	switch {
+	case a.auth == authNone && !loopback && !insecure:
+		return fmt.Errorf("listen %q: auth=none is for loopback addresses; elsewhere it needs --allow-insecure", text)
+	case a.auth == authNone && a.scopes&rpc.ScopeAdmin != 0:
+		return fmt.Errorf("listen %q: peers of auth=none cannot have scope admin", text)
+	case a.auth == authUID && !loopback:
+		return fmt.Errorf("listen %q: auth=uid works on loopback addresses only", text)
+	}
+	return nil
+}
+
+// isLoopback reports whether only programs of this machine can reach host:port.
+func isLoopback(hostport string) bool {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
+// groupID looks a group up by name or number.
+func groupID(name string) (int, error) {
+	if n, err := strconv.ParseUint(name, 10, 31); err == nil {
+		return int(n), nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return -1, fmt.Errorf("no group %q", name)
+	}
+	return strconv.Atoi(g.Gid)
+}

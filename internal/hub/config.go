@@ -1,0 +1,254 @@
+package hub
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Key is one configuration key. Each is a flag, a variable and a place in the
+// YAML file: log.level is --log-level, HUBD_LOG_LEVEL and log: {level: ...}.
+type Key struct {
+	Name string // dotted
+	Arg  string // what the value is, for usage texts; "" for switches
+	Doc  string
+	List bool // takes several values
+	Bool bool // a switch
+	Map  bool // in YAML also a mapping of ALIAS to the rest
+}
+
+// Flag returns the name of the flag, without dashes.
+func (k Key) Flag() string { return strings.NewReplacer(".", "-", "_", "-").Replace(k.Name) }
+
+// Env returns the name of the variable.
+func (k Key) Env() string {
+	return "HUBD_" + strings.ToUpper(strings.ReplaceAll(k.Name, ".", "_"))
+}
+
+// Keys lists all configuration keys.
+func Keys() []Key {
+	keys := make([]Key, len(configKeys))
+	for i, k := range configKeys {
+		keys[i] = k.Key
+	}
+	return keys
+}
+
+// configKey is a Key with its place in Options.
+type configKey struct {
+	Key
+	name string
+	live bool // a reload takes it over
+	get  func(*Options) string
+	set  func(o *Options, values []string) error
+}
+
+func text(name, arg, doc string, at func(*Options) *string) configKey {
+	return configKey{
+		Key:  Key{Name: name, Arg: arg, Doc: doc},
+		name: name,
+		get:  func(o *Options) string { return *at(o) },
+		set: func(o *Options, v []string) error {
+			*at(o) = v[len(v)-1]
+			return nil
+		},
+	}
+}
+
+func list(name, arg, doc string, at func(*Options) *[]string) configKey {
+	return configKey{
+		Key:  Key{Name: name, Arg: arg, Doc: doc, List: true},
+		name: name,
+		get:  func(o *Options) string { return strings.Join(*at(o), " ") },
+		set: func(o *Options, v []string) error {
+			*at(o) = append([]string(nil), v...)
+			return nil
+		},
+	}
+}
+
+func toggle(name, doc string, at func(*Options) *bool) configKey {
+	return configKey{
+		Key:  Key{Name: name, Doc: doc, Bool: true},
+		name: name,
+		get:  func(o *Options) string { return strconv.FormatBool(*at(o)) },
+		set: func(o *Options, v []string) error {
+			b, err := strconv.ParseBool(v[len(v)-1])
+			if err != nil {
+				return fmt.Errorf("%q is neither true nor false", v[len(v)-1])
+			}
+			*at(o) = b
+			return nil
+		},
+	}
+}
+
+func number(name, doc string, at func(*Limits) *int) configKey {
+	name = "limits." + name
+	return configKey{
+		Key:  Key{Name: name, Arg: "N", Doc: doc},
+		name: name,
+		get:  func(o *Options) string { return strconv.Itoa(*at(&o.Limits)) },
+		set: func(o *Options, v []string) error {
+			n, err := parseNumber(v[len(v)-1])
+			if err == nil && n == 0 {
+				err = errors.New("0 is no limit")
+			}
+			if err == nil {
+				*at(&o.Limits) = n
+			}
+			return err
+		},
+	}
+}
+
+func span(name, doc string, at func(*Limits) *time.Duration) configKey {
+	name = "limits." + name
+	return configKey{
+		Key:  Key{Name: name, Arg: "DURATION", Doc: doc},
+		name: name,
+		get:  func(o *Options) string { return at(&o.Limits).String() },
+		set: func(o *Options, v []string) error {
+			d, err := time.ParseDuration(v[len(v)-1])
+			if err != nil || d <= 0 {
+				return fmt.Errorf("%q is no duration such as 10s", v[len(v)-1])
+			}
+			*at(&o.Limits) = d
+			return nil
+		},
+	}
+}
+
+// parseNumber reads a number with an optional unit: 4096, 64KiB, 16MiB, 1GiB.
+func parseNumber(s string) (int, error) {
+	digits, unit := s, 1
+	for suffix, u := range map[string]int{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+		if d, ok := strings.CutSuffix(s, suffix); ok {
+			digits, unit = strings.TrimSpace(d), u
+		}
+	}
+	n, err := strconv.ParseUint(digits, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("%q is no number such as 4096 or 16MiB", s)
+	}
+	return int(n) * unit, nil
+}
+
+func liveKey(k configKey) configKey {
+	k.live = true
+	return k
+}
+
+// remoteKey is a list whose values begin with an alias.
+func remoteKey(k configKey) configKey {
+	k.Map = true
+	return k
+}
+
+var configKeys = []configKey{
+	list("listen", "URL", "address to accept connections on: unix:///PATH[?mode=0660&group=G] or tcp://HOST:PORT[?auth=token|uid|none], "+
+		"both with protocols=A,B and scopes=read,call; repeatable", func(o *Options) *[]string { return &o.Listen }),
+	text("state", "DIR", "folder of store, spool and lock", func(o *Options) *string { return &o.State }),
+	toggle("demo", "add the methods math.add and demo.*, and make demo the default session", func(o *Options) *bool { return &o.Demo }),
+	text("metrics", "HOST:PORT", "address at which /metrics alone is served", func(o *Options) *string { return &o.Metrics }),
+	liveKey(text("log.level", "LEVEL", "debug, info, warn or error", func(o *Options) *string { return &o.LogLevel })),
+	text("file.root", "DIR", "folder that the file service is confined to", func(o *Options) *string { return &o.FileRoot }),
+	remoteKey(list("remote", "ALIAS=URL#SERVICE", "service of another server to offer here; repeatable", func(o *Options) *[]string { return &o.Remotes })),
+	text("presence.dir", "DIR", "folder to write presence files to", func(o *Options) *string { return &o.PresenceDir }),
+	toggle("allow_insecure", "permit addresses that others can reach without authentication", func(o *Options) *bool { return &o.AllowInsecure }),
+	liveKey(list("http.hosts", "HOST", "further Host that TCP listeners answer to; repeatable", func(o *Options) *[]string { return &o.Hosts })),
+	liveKey(list("http.origins", "ORIGIN", "web origin whose pages may call, such as https://example.com; repeatable",
+		func(o *Options) *[]string { return &o.Origins })),
+
+	number("frame", "bytes of one frame or line", func(l *Limits) *int { return &l.Frame }),
+	number("calls_per_connection", "calls in flight of one connection", func(l *Limits) *int { return &l.CallsPerConnection }),
+	number("calls_per_uid", "calls in flight of one user", func(l *Limits) *int { return &l.CallsPerUID }),
+	number("calls", "calls in flight", func(l *Limits) *int { return &l.Calls }),
+	number("outbox", "bytes that wait to be taken by one peer", func(l *Limits) *int { return &l.Outbox }),
+	number("connections", "open connections", func(l *Limits) *int { return &l.Connections }),
+	number("connections_per_uid", "open connections of one user", func(l *Limits) *int { return &l.ConnectionsPerUID }),
+	number("connections_unauthenticated", "TCP connections that must still authenticate", func(l *Limits) *int { return &l.ConnectionsUnauthenticated }),
+	span("first_byte", "time until the first byte of a TCP connection", func(l *Limits) *time.Duration { return &l.FirstByte }),
+	span("http_head", "time until the head of a request is complete", func(l *Limits) *time.Duration { return &l.HTTPHead }),
+	number("http_head_bytes", "bytes of the head of a request", func(l *Limits) *int { return &l.HTTPHeadBytes }),
+	span("http_idle", "time between two requests of a connection", func(l *Limits) *time.Duration { return &l.HTTPIdle }),
+	span("write_stall", "time in which a peer must take something", func(l *Limits) *time.Duration { return &l.WriteStall }),
+	span("drain", "time that running calls have at shutdown", func(l *Limits) *time.Duration { return &l.Drain }),
+}
+
+func findKey(name string) *configKey {
+	for i := range configKeys {
+		if configKeys[i].name == name {
+			return &configKeys[i]
+		}
+	}
+	return nil
+}
+
+// Source says where a configuration comes from. Flags win over variables,
+// variables over the file, the file over the defaults.
+type Source struct {
+	// File is the YAML file; "" for none. It must exist.
+	File string
+	// Env looks a variable up; nil when there are none.
+	Env func(name string) (string, bool)
+	// Flags has the values given on the command line, by the Name of the key.
+	Flags map[string][]string
+}
+
+// Options reads the configuration. All that is wrong with it is one *ConfigError.
+// It does not validate what the values mean: Options.Validate does.
+func (s Source) Options() (Options, error) {
+	var o Options
+	var problems []error
+	if s.File != "" {
+		if err := readFile(s.File, &o); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	for _, k := range configKeys {
+		if s.Env != nil {
+			if v, ok := s.Env(k.Env()); ok && v != "" {
+				values := []string{v}
+				if k.List {
+					values = strings.Fields(v)
+				}
+				if err := k.set(&o, values); err != nil {
+					problems = append(problems, fmt.Errorf("%s: %w", k.Env(), err))
+				}
+			}
+		}
+		if v := s.Flags[k.name]; len(v) > 0 {
+			if err := k.set(&o, v); err != nil {
+				problems = append(problems, fmt.Errorf("--%s: %w", k.Flag(), err))
+			}
+		}
+	}
+	if len(problems) > 0 {
+		return o, &ConfigError{problems}
+	}
+	return o, nil
+}
+
+// DefaultFile returns the configuration file that is read when none is given:
+// "" when it does not exist.
+func DefaultFile() string {
+	path := "/etc/hubd/hubd.yaml"
+	if os.Geteuid() != 0 && os.Getenv("CONFIGURATION_DIRECTORY") == "" {
+		dir, err := os.UserConfigDir()
+		if err != nil {
+			return ""
+		}
+		path = filepath.Join(dir, "hubd", "hubd.yaml")
+	} else if dir, _, _ := strings.Cut(os.Getenv("CONFIGURATION_DIRECTORY"), ":"); filepath.IsAbs(dir) {
+		path = filepath.Join(dir, "hubd.yaml")
+	}
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
+}

@@ -1,0 +1,177 @@
+package hub
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
+// maxConfigFile bounds what is read of a configuration file.
+const maxConfigFile = 1 << 20
+
+// readFile sets in o what the YAML file at path says.
+func readFile(path string, o *Options) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1))
+	if err != nil {
+		return err
+	}
+	if len(text) > maxConfigFile {
+		return fmt.Errorf("%s: longer than %d bytes", path, maxConfigFile)
+	}
+	if err := parseFile(text, o); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// parseFile walks the document instead of decoding it: the table of keys says
+// what there may be, so that file, variables and flags cannot drift apart, and
+// each complaint can point at its place.
+func parseFile(text []byte, o *Options) error {
+	file, err := parser.ParseBytes(text, 0)
+	if err != nil {
+		return errors.New(strings.TrimSpace(err.Error()))
+	}
+	docs := file.Docs
+	for len(docs) > 0 && docs[len(docs)-1].Body == nil {
+		docs = docs[:len(docs)-1]
+	}
+	switch {
+	case len(docs) == 0:
+		return nil
+	case len(docs) > 1:
+		return complain(docs[1].Body, "there is a second document")
+	}
+	switch docs[0].Body.(type) {
+	case *ast.NullNode, *ast.CommentGroupNode:
+		return nil
+	}
+	return walk(docs[0].Body, "", o)
+}
+
+// walk sets what the mapping node says about the keys below prefix.
+func walk(node ast.Node, prefix string, o *Options) error {
+	entries, ok := mapping(node)
+	if !ok {
+		return complain(node, "expected a mapping of keys to values")
+	}
+	for _, entry := range entries {
+		name := prefix + entry.Key.GetToken().Value
+		if _, ok := entry.Key.(*ast.StringNode); !ok {
+			return complain(entry.Key, "expected the name of a key")
+		}
+		if k := findKey(name); k != nil {
+			values, err := valuesOf(k, entry.Value)
+			if err != nil {
+				return err
+			}
+			if values == nil {
+				continue
+			}
+			if err := k.set(o, values); err != nil {
+				return complain(entry.Value, "%s: %v", name, err)
+			}
+			continue
+		}
+		if !isGroup(name + ".") {
+			return complain(entry.Key, "unknown key %q", name)
+		}
+		if _, null := entry.Value.(*ast.NullNode); null {
+			continue
+		}
+		if err := walk(entry.Value, name+".", o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isGroup(prefix string) bool {
+	for _, k := range configKeys {
+		if strings.HasPrefix(k.name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+func mapping(node ast.Node) ([]*ast.MappingValueNode, bool) {
+	switch n := node.(type) {
+	case *ast.MappingNode:
+		return n.Values, true
+	case *ast.MappingValueNode:
+		return []*ast.MappingValueNode{n}, true
+	}
+	return nil, false
+}
+
+// valuesOf reads the value of a key; nil when the file leaves it open.
+func valuesOf(k *configKey, node ast.Node) ([]string, error) {
+	if _, null := node.(*ast.NullNode); null {
+		return nil, nil
+	}
+	if entries, ok := mapping(node); ok && k.Map {
+		values := []string{}
+		for _, e := range entries {
+			v, err := scalar(e.Value)
+			if err != nil {
+				return nil, err
+			}
+			values = append(values, e.Key.GetToken().Value+"="+v)
+		}
+		return values, nil
+	}
+	if seq, ok := node.(*ast.SequenceNode); ok && k.List {
+		values := []string{}
+		for _, e := range seq.Values {
+			v, err := scalar(e)
+			if err != nil {
+				return nil, err
+			}
+			values = append(values, v)
+		}
+		return values, nil
+	}
+	v, err := scalar(node)
+	if err != nil {
+		return nil, complain(node, "%s takes one value%s", k.name, map[bool]string{true: ", or a list of them"}[k.List])
+	}
+	return []string{v}, nil
+}
+
+// scalar returns the text of a plain value.
+func scalar(node ast.Node) (string, error) {
+	switch n := node.(type) {
+	case *ast.StringNode:
+		return n.Value, nil
+	case *ast.LiteralNode:
+		return n.Value.Value, nil
+	case *ast.BoolNode, *ast.IntegerNode, *ast.FloatNode:
+		return n.GetToken().Value, nil
+	}
+	return "", complain(node, "expected one plain value")
+}
+
+// complain makes an error that shows the line of node and points at it.
+func complain(node ast.Node, format string, args ...any) error {
+	var at *token.Token
+	if node != nil {
+		at = node.GetToken()
+	}
+	if at == nil {
+		return fmt.Errorf(format, args...)
+	}
+	return errors.New(strings.TrimRight(yaml.FormatErrorWithToken(fmt.Sprintf(format, args...), at, false, true), "\n"))
+}

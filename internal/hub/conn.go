@@ -1,0 +1,231 @@
+package hub
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// conn is one accepted connection. It is the net.Conn that protocols read
+// from, first the bytes that detection has taken and then the socket, and the
+// rpc.Wire that outboxes write to.
+type conn struct {
+	id       uint64
+	listener *listener
+	since    time.Time
+	hub      *hub
+	account  *account // whose quota it uses; set by registry.enter
+	must     bool     // has yet to authenticate; guarded by registry.mu
+
+	peer     atomic.Pointer[rpc.Peer]
+	protocol atomic.Pointer[rpc.Protocol] // nil until the first bytes told
+	link     atomic.Pointer[rpc.Link]
+
+	net  net.Conn
+	raw  syscall.RawConn
+	head []byte // taken by detection, not yet read; touched by the reader only
+
+	// One attempt to write, as fields: a closure for each would be garbage.
+	// The outbox never makes two at once.
+	try     []byte
+	tried   int
+	tryErr  error
+	tryOnce func(fd uintptr) bool // never waits
+	tryWait func(fd uintptr) bool // waits until the socket takes something
+
+	once     sync.Once
+	closeErr error
+}
+
+func newConn(h *hub, l *listener, nc net.Conn) (*conn, error) {
+	sc, ok := nc.(syscall.Conn)
+	if !ok {
+		return nil, fmt.Errorf("%T has no descriptor", nc)
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	c := &conn{listener: l, since: time.Now(), hub: h, net: nc, raw: raw}
+	c.tryOnce = func(fd uintptr) bool {
+		c.tried, c.tryErr = write(fd, c.try)
+		return true
+	}
+	c.tryWait = func(fd uintptr) bool {
+		c.tried, c.tryErr = write(fd, c.try)
+		return c.tried > 0 || c.tryErr != nil
+	}
+	return c, nil
+}
+
+// write is one write(2); a full socket buffer is no error.
+func write(fd uintptr, p []byte) (int, error) {
+	for {
+		n, err := unix.Write(int(fd), p)
+		switch err {
+		case nil:
+			return n, nil
+		case unix.EAGAIN:
+			return 0, nil
+		case unix.EINTR:
+		default:
+			return 0, os.NewSyscallError("write", err)
+		}
+	}
+}
+
+// TryWrite makes one attempt that cannot block.
+func (c *conn) TryWrite(p []byte) (int, error) {
+	c.try = p
+	err := c.raw.Write(c.tryOnce)
+	c.try = nil
+	if err == nil {
+		err = c.tryErr
+	}
+	return c.tried, err
+}
+
+// Write blocks until all of p is taken, and fails when the peer takes nothing
+// for the stall limit.
+func (c *conn) Write(p []byte) (n int, err error) {
+	began := time.Now()
+	defer func() {
+		c.try = nil
+		c.hub.metrics.outboxBlocked.Add(time.Since(began).Seconds())
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			c.hub.metrics.rejected(limitWriteStall)
+		}
+	}()
+	for len(p) > 0 {
+		if err := c.net.SetWriteDeadline(time.Now().Add(c.hub.opts.Limits.WriteStall)); err != nil {
+			return n, err
+		}
+		c.try = p
+		if err := c.raw.Write(c.tryWait); err != nil {
+			return n, err
+		}
+		if c.tryErr != nil {
+			return n, c.tryErr
+		}
+		n += c.tried
+		p = p[c.tried:]
+	}
+	return n, c.net.SetWriteDeadline(time.Time{})
+}
+
+// Read returns what detection has taken, then what comes.
+func (c *conn) Read(p []byte) (int, error) {
+	if len(c.head) > 0 {
+		n := copy(p, c.head)
+		if c.head = c.head[n:]; len(c.head) == 0 {
+			c.head = nil
+		}
+		return n, nil
+	}
+	return c.net.Read(p)
+}
+
+// Close ends the connection. It may be called more than once and at any time.
+func (c *conn) Close() error {
+	c.once.Do(func() {
+		c.hub.open.leave(c)
+		c.closeErr = c.net.Close()
+	})
+	return c.closeErr
+}
+
+// CloseWrite tells the peer that nothing more comes; what it still sends can be read.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.net.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// SyscallConn gives access to the descriptor.
+func (c *conn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
+
+func (c *conn) LocalAddr() net.Addr                { return c.net.LocalAddr() }
+func (c *conn) RemoteAddr() net.Addr               { return c.net.RemoteAddr() }
+func (c *conn) SetDeadline(t time.Time) error      { return c.net.SetDeadline(t) }
+func (c *conn) SetReadDeadline(t time.Time) error  { return c.net.SetReadDeadline(t) }
+func (c *conn) SetWriteDeadline(t time.Time) error { return c.net.SetWriteDeadline(t) }
+
+// detect reads until the first bytes tell what the connection speaks. The end
+// of the connection before the first byte is io.EOF.
+func (c *conn) detect() (speech, error) {
+	if c.listener.addr.network == "tcp" {
+		if err := c.net.SetReadDeadline(time.Now().Add(c.hub.opts.Limits.FirstByte)); err != nil {
+			return unclear, err
+		}
+		defer c.net.SetReadDeadline(time.Time{})
+	}
+	var first [longestMethod]byte
+	n := 0
+	for {
+		k, err := c.net.Read(first[n:])
+		n += k
+		s := detect(first[:n])
+		if s == unclear && n > 0 && errors.Is(err, io.EOF) {
+			s = saysLines // and the end comes again with the next read
+		}
+		if s != unclear {
+			c.head = append(make([]byte, 0, n), first[:n]...)
+			return s, nil
+		}
+		if err != nil {
+			return unclear, err
+		}
+	}
+}
+
+// protocolHTTP is what a connection speaks that serves requests, until one of
+// them turns it into something else.
+const protocolHTTP rpc.Protocol = "http"
+
+// speaks notes what the connection speaks from now on.
+func (c *conn) speaks(p rpc.Protocol) { c.protocol.Store(&p) }
+
+// protocolName returns what the connection speaks, "" while that is not known.
+func (c *conn) protocolName() rpc.Protocol {
+	if p := c.protocol.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
+
+// attach enters the link of the protocol's own side.
+func (c *conn) attach(l *rpc.Link) {
+	l.Conn = c
+	c.link.Store(l)
+}
+
+// linkOf returns the in-flight side, nil while there is none.
+func (c *conn) linkOf() *rpc.Link { return c.link.Load() }
+
+// peerName says who is at the other end, for lists and logs.
+func (c *conn) peerName() string {
+	p := c.peer.Load()
+	switch {
+	case p == nil:
+		return ""
+	case p.Name != "":
+		return p.Name
+	case p.PID > 0:
+		return fmt.Sprintf("uid %d pid %d", p.UID, p.PID)
+	case p.UID >= 0:
+		return fmt.Sprintf("uid %d", p.UID)
+	default:
+		return c.net.RemoteAddr().String()
+	}
+}

@@ -1,0 +1,141 @@
+package hub
+
+import (
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// Names of the limits that the hub itself counts in hubd_rejected_total.
+const (
+	limitConnections     = "connections"
+	limitConnectionsUID  = "connections_per_uid"
+	limitUnauthenticated = "connections_unauthenticated"
+	limitFirstByte       = "first_byte"
+	limitWriteStall      = "write_stall"
+	limitFrame           = "frame"
+	descriptorReserve    = 64 // for logs, state, listeners and what handlers open
+	strangerUID          = -1 // TCP peers
+)
+
+// registry has every open connection.
+type registry struct {
+	limits Limits
+
+	mu     sync.Mutex
+	last   uint64
+	all    map[*conn]struct{}
+	users  map[int]*account
+	must   int // connections that still must say who they are
+	closed bool
+	empty  chan struct{} // closed when closed and no connection is left
+}
+
+// account is what all connections of one uid share.
+type account struct {
+	quota rpc.Quota
+	uid   int
+	conns int
+}
+
+func newRegistry(limits Limits) *registry {
+	var nofile unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &nofile) == nil && nofile.Cur < 1<<30 {
+		limits.Connections = min(limits.Connections, max(int(nofile.Cur)-descriptorReserve, 1))
+	}
+	return &registry{
+		limits: limits, all: map[*conn]struct{}{}, users: map[int]*account{}, empty: make(chan struct{}),
+	}
+}
+
+// full reports whether no connection at all can be added: asked by the accept
+// loop, before anything is spent on a new one.
+func (r *registry) full() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.all) >= r.limits.Connections
+}
+
+// enter adds c, whose peer is set, or names the limit that forbids it.
+func (r *registry) enter(c *conn) (limit string, ok bool) {
+	uid := strangerUID
+	peer := c.peer.Load()
+	if peer != nil && peer.UID >= 0 {
+		uid = peer.UID
+	}
+	must := peer != nil && peer.Unauthenticated
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	u := r.users[uid]
+	switch {
+	case r.closed:
+		return "", false
+	case len(r.all) >= r.limits.Connections:
+		return limitConnections, false
+	case must && r.must >= r.limits.ConnectionsUnauthenticated:
+		return limitUnauthenticated, false
+	case u != nil && u.conns >= r.limits.ConnectionsPerUID:
+		return limitConnectionsUID, false
+	}
+	if u == nil {
+		u = &account{uid: uid}
+		r.users[uid] = u
+	}
+	u.conns++
+	if must {
+		r.must++
+	}
+	r.last++
+	c.id, c.account, c.must = r.last, u, must
+	r.all[c] = struct{}{}
+	return "", true
+}
+
+// leave takes c out; connections that never entered are ignored.
+func (r *registry) leave(c *conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.all[c]; !ok {
+		return
+	}
+	delete(r.all, c)
+	if c.must {
+		r.must--
+	}
+	if c.account.conns--; c.account.conns == 0 {
+		delete(r.users, c.account.uid)
+	}
+	if r.closed && len(r.all) == 0 {
+		close(r.empty)
+	}
+}
+
+// list returns the open connections, in no order.
+func (r *registry) list() []*conn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := make([]*conn, 0, len(r.all))
+	for c := range r.all {
+		list = append(list, c)
+	}
+	return list
+}
+
+// close lets nobody in any more. The returned channel is closed when the last
+// connection has left.
+func (r *registry) close() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed {
+		r.closed = true
+		if len(r.all) == 0 {
+			close(r.empty)
+		}
+	}
+	return r.empty
+}
+
+// connections lists the open connections.
+func (h *hub) connections() []*conn { return h.open.list() }

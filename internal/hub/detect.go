@@ -1,0 +1,43 @@
+package hub
+
+import (
+	"strings"
+)
+
+// speech is what the first bytes of a connection tell.
+type speech uint8
+
+const (
+	unclear    speech = iota // more bytes are needed
+	saysLines                // native or kkrpc lines, as the listener says
+	saysHTTP                 // HTTP/1.x
+	saysFrames               // the length prefix of snekrpc
+)
+
+var httpMethods = [...]string{"GET ", "POST ", "PUT ", "HEAD ", "OPTIONS ", "TRACE ", "DELETE ", "PATCH ", "CONNECT ", "PRI "}
+
+// longestMethod is how many bytes detect needs at most.
+const longestMethod = len("OPTIONS ")
+
+// detect says what begins with p. The end of the connection after an
+// unclear p makes it saysLines.
+func detect(p []byte) speech {
+	if len(p) == 0 {
+		return unclear
+	}
+	switch c := p[0]; {
+	case c <= 0x08, c >= 0x0E && c <= 0x1F, c >= 0x7F:
+		return saysFrames
+	case c < 'A' || c > 'Z':
+		return saysLines
+	}
+	for _, m := range httpMethods {
+		if len(p) >= len(m) && string(p[:len(m)]) == m {
+			return saysHTTP
+		}
+		if len(p) < len(m) && strings.HasPrefix(m, string(p)) {
+			return unclear
+		}
+	}
+	return saysLines
+}

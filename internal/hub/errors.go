@@ -1,0 +1,84 @@
+package hub
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Exit codes of hubd (contract.md section 2 of the design, hubd --help).
+const (
+	ExitOK      = 0
+	ExitFailure = 1
+	ExitUsage   = 2 // usage or configuration
+	ExitRunning = 3 // already running
+	ExitDamaged = 4 // state damaged, or of a newer format
+	ExitState   = 5 // state folder not usable
+)
+
+// ConfigError says that the options cannot be used. Problems has all that was
+// found, not only the first.
+type ConfigError struct{ Problems []error }
+
+func (e *ConfigError) Error() string {
+	lines := make([]string, len(e.Problems))
+	for i, p := range e.Problems {
+		lines[i] = p.Error()
+	}
+	return "configuration: " + strings.Join(lines, "; ")
+}
+
+// Unwrap returns the problems.
+func (e *ConfigError) Unwrap() []error { return e.Problems }
+
+// RunningError says that another hub has what this one needs.
+type RunningError struct {
+	Path string // the socket that answers, or the lock that is held
+	Why  string
+}
+
+func (e *RunningError) Error() string { return fmt.Sprintf("already running: %s: %s", e.Path, e.Why) }
+
+// DamagedError says that the state cannot be read: it is damaged or of a newer
+// format. Nothing was changed.
+type DamagedError struct {
+	File   string
+	Offset int64
+	Err    error
+}
+
+func (e *DamagedError) Error() string {
+	return fmt.Sprintf("state is damaged or of a newer format: %s at offset %d: %v", e.File, e.Offset, e.Err)
+}
+
+func (e *DamagedError) Unwrap() error { return e.Err }
+
+// StateError says that the state folder cannot be used.
+type StateError struct {
+	Dir string
+	Err error
+}
+
+func (e *StateError) Error() string { return fmt.Sprintf("state folder %s: %v", e.Dir, e.Err) }
+
+func (e *StateError) Unwrap() error { return e.Err }
+
+// ExitCode returns the exit code that stands for what Run returned.
+func ExitCode(err error) int {
+	if err == nil {
+		return ExitOK
+	}
+	if _, ok := errors.AsType[*ConfigError](err); ok {
+		return ExitUsage
+	}
+	if _, ok := errors.AsType[*RunningError](err); ok {
+		return ExitRunning
+	}
+	if _, ok := errors.AsType[*DamagedError](err); ok {
+		return ExitDamaged
+	}
+	if _, ok := errors.AsType[*StateError](err); ok {
+		return ExitState
+	}
+	return ExitFailure
+}

@@ -1,0 +1,115 @@
+package hub
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// guard refuses what web pages of other origins, or behind other names, send
+// to TCP listeners: before routing and on every path. A Unix socket cannot be
+// reached by a page, so any Host is fine there.
+func (h *hub) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := connOf(r)
+		if c.listener.addr.network == "tcp" {
+			live := h.live.Load()
+			if !hostAllowed(r, c, live.hosts) {
+				h.metrics.drop(protocolHTTP, dropHost)
+				http.Error(w, "this name does not belong to the hub", http.StatusMisdirectedRequest)
+				return
+			}
+			if !originAllowed(r, live.origins) {
+				h.metrics.drop(protocolHTTP, dropOrigin)
+				http.Error(w, "pages of this origin are not allowed", http.StatusForbidden)
+				return
+			}
+			if c.listener.addr.auth == authUID && r.Header.Get("Origin") != "" {
+				unauthenticated(w) // the user of a browser is not the author of the page
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// hostAllowed reports whether the Host header names the listener. The server
+// has already refused an HTTP/1.1 request without Host, or with two.
+func hostAllowed(r *http.Request, c *conn, allowed []string) bool {
+	if r.Host == "" {
+		return !r.ProtoAtLeast(1, 1)
+	}
+	if slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, r.Host) }) {
+		return true
+	}
+	host, port, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		host, port = r.Host, "80"
+	}
+	if slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, host) }) {
+		return true
+	}
+	_, ours, err := net.SplitHostPort(c.listener.addr.hostport)
+	if err != nil || port != ours {
+		return false
+	}
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	// An address in digits cannot be a name that was made to point here, so
+	// that of this end of the connection is as good as 127.0.0.1.
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return false
+	}
+	if ip == netip.AddrFrom4([4]byte{127, 0, 0, 1}) || ip == netip.IPv6Loopback() {
+		return true
+	}
+	local, err := netip.ParseAddrPort(c.LocalAddr().String())
+	return err == nil && ip.Unmap() == local.Addr().Unmap()
+}
+
+// originAllowed reports whether the page that sent the request, if it was one,
+// may: the hub's own, or one of a listed origin.
+func originAllowed(r *http.Request, allowed []string) bool {
+	origins := r.Header["Origin"]
+	if len(origins) == 0 {
+		site := r.Header.Get("Sec-Fetch-Site")
+		return site != "cross-site" && site != "same-site"
+	}
+	if len(origins) > 1 {
+		return false
+	}
+	origin := origins[0]
+	if slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, origin) }) {
+		return true
+	}
+	return r.Host != "" && r.Header.Get("Sec-Fetch-Site") != "cross-site" && r.Header.Get("Sec-Fetch-Site") != "same-site" &&
+		(strings.EqualFold(origin, "http://"+r.Host) || strings.EqualFold(origin, "https://"+r.Host))
+}
+
+// needs lets only peers with the scope through.
+func (h *hub) needs(scope rpc.Scope, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := connOf(r)
+		p := c.peer.Load()
+		switch {
+		case p != nil && p.Scopes&scope != 0, c.listener.metrics && scope == rpc.ScopeRead:
+			next.ServeHTTP(w, r)
+		case p != nil && p.Unauthenticated:
+			unauthenticated(w)
+		default:
+			http.Error(w, "not allowed", http.StatusForbidden)
+		}
+	})
+}
+
+func unauthenticated(w http.ResponseWriter) {
+	w.Header().Set("WWW-Authenticate", `Bearer realm="hubd"`)
+	http.Error(w, "needs authentication", http.StatusUnauthorized)
+}

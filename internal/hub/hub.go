@@ -1,0 +1,82 @@
+// Package hub is the daemon: one method table behind sockets that speak every
+// protocol. Run is the whole of it; the files follow the way of a connection:
+//
+//	run.go        start, reload and orderly shutdown
+//	listen.go     addresses, lock files, accept loops
+//	serve.go      one connection from accept to its protocol
+//	detect.go     which protocol a connection speaks
+//	conn.go       the connection itself; conns.go all of them and their limits
+//	http.go       everything that speaks HTTP; guard.go who may
+//	metrics.go    what the calls and connections did, for Prometheus
+//	methods.go    the hub's own methods
+package hub
+
+import (
+	"context"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/rpc/kollabor"
+)
+
+// hub is a running daemon. Everything above the line is set before the first
+// connection is accepted and not changed afterwards.
+type hub struct {
+	opts    Options // as started, with defaults filled in
+	version string
+	started time.Time
+
+	log       *zap.Logger
+	level     zap.AtomicLevel
+	table     *rpc.Table
+	gate      *rpc.Gate
+	metrics   *metrics
+	open      *registry // of connections
+	protocols map[rpc.Protocol]handler
+	native    *kollabor.Server
+	web       *web
+	agentID   string   // tells hubs apart
+	state     *os.File // lock of the state folder
+
+	ctx  context.Context // of connections: ends, with its cause, when shutdown stops waiting
+	stop context.CancelCauseFunc
+
+	// ------
+
+	live  atomic.Pointer[live] // what a reload swaps
+	phase atomic.Uint32
+
+	wish      chan string   // somebody asks the hub to stop, and why
+	settled   chan struct{} // a call has ended while the hub drains
+	reloading sync.Mutex    // one reload at a time
+
+	mu        sync.Mutex
+	listeners []*listener
+	accepting sync.WaitGroup // accept loops
+	serving   sync.WaitGroup // connections
+}
+
+// handler serves a connection of one protocol until it is over. ctx ends, with
+// its cause, when the hub shuts down.
+type handler func(ctx context.Context, c *conn) error
+
+// live is the part of the options that a reload changes. It is swapped as a whole.
+type live struct {
+	hosts   []string
+	origins []string
+}
+
+// phase is where the hub stands.
+const (
+	starting uint32 = iota
+	ready
+	draining
+	stopped
+)
+
+var phaseNames = [...]string{"starting", "ready", "draining", "stopped"}

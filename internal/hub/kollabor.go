@@ -1,0 +1,85 @@
+package hub
+
+import (
+	"context"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/rpc/frame"
+	"github.com/hubd-dev/hubd/internal/rpc/kollabor"
+)
+
+// newKollabor makes the server of the native protocol.
+func (h *hub) newKollabor() *kollabor.Server {
+	return kollabor.New(kollabor.Config{
+		Table:    h.table,
+		Gate:     h.gate,
+		Observer: newWireObserver(h),
+		Version:  h.version,
+		Started:  h.started,
+		AgentID:  h.agentID,
+		OnShutdown: func(reason string, peer *rpc.Peer) {
+			h.log.Info("shutdown was asked for", zap.String("reason", rpc.CleanText(reason, 200)), zap.Int("uid", peer.UID))
+			h.ask(reason)
+		},
+		Outbox:  kollabor.Limits{Hard: h.opts.Limits.Outbox},
+		MaxLine: h.opts.Limits.Frame,
+	})
+}
+
+// serveKollabor serves one connection of the native protocol.
+func (h *hub) serveKollabor(ctx context.Context, c *conn) error {
+	return h.native.Serve(ctx, kollabor.Conn{
+		Reader:  c,
+		Wire:    c,
+		Peer:    c.peer.Load(),
+		Session: h.sessionOf(c),
+		ID:      c.id,
+		Quota:   &c.account.quota,
+		OnLink:  c.attach,
+		OnPeer:  func(p *rpc.Peer) { c.peer.Store(p) },
+		Gone:    c.gone,
+	})
+}
+
+// gone reports whether the peer has closed both directions.
+func (c *conn) gone() bool {
+	closed := true
+	err := c.raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		if _, err := unix.Poll(fds, 0); err == nil {
+			closed = fds[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+		}
+	})
+	return closed || err != nil
+}
+
+// wireObserver tells metrics and log about the native wire. It is kollabor's Observer.
+type wireObserver struct {
+	h       *hub
+	in, out *flow
+}
+
+func newWireObserver(h *hub) *wireObserver {
+	for _, reason := range frame.Reasons() {
+		h.metrics.failedFrames.WithLabelValues(string(rpc.Kollabor), string(reason))
+	}
+	return &wireObserver{h: h, in: h.metrics.flows.in[rpc.Kollabor], out: h.metrics.flows.out[rpc.Kollabor]}
+}
+
+func (o *wireObserver) FrameIn(_ string, bytes int) { o.in.count(bytes) }
+
+func (o *wireObserver) FrameOut(_ string, bytes int) { o.out.count(bytes) }
+
+func (o *wireObserver) FailedFrame(reason frame.Reason, c *kollabor.Conn, err error) {
+	o.h.metrics.failedFrames.WithLabelValues(string(rpc.Kollabor), string(reason)).Inc()
+	if reason == frame.TooLong {
+		o.h.metrics.rejected(limitFrame)
+	}
+	o.h.log.Info("frame failed", zap.String("protocol", string(rpc.Kollabor)), zap.Uint64("conn", c.ID),
+		zap.String("reason", string(reason)), zap.NamedError("detail", err))
+}
+
+func (o *wireObserver) Attached(delta int) { o.h.metrics.attached.Add(float64(delta)) }

@@ -1,0 +1,109 @@
+package hub
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/term"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// newLog makes the log on standard error: text on a terminal, else JSON.
+// Entries that repeat many times in a second are sampled. The journal has its
+// own time stamps.
+func newLog(level zap.AtomicLevel) *zap.Logger {
+	config := zap.NewProductionEncoderConfig()
+	config.TimeKey, config.EncodeTime = "time", zapcore.RFC3339NanoTimeEncoder
+	config.MessageKey, config.NameKey = "msg", "part"
+	config.EncodeDuration = zapcore.SecondsDurationEncoder
+	var encoder zapcore.Encoder
+	if toJournal() {
+		config.TimeKey = zapcore.OmitKey
+	}
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		config.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
+		config.EncodeDuration = zapcore.StringDurationEncoder
+		config.EncodeLevel = zapcore.CapitalLevelEncoder
+		encoder = zapcore.NewConsoleEncoder(config)
+	} else {
+		encoder = zapcore.NewJSONEncoder(config)
+	}
+	core := zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), level)
+	return zap.New(zapcore.NewSamplerWithOptions(core, time.Second, 100, 100))
+}
+
+// toJournal reports whether standard error is the stream that systemd opened
+// to the journal. The variable alone says nothing: children inherit it.
+func toJournal() bool {
+	dev, ino, ok := strings.Cut(os.Getenv("JOURNAL_STREAM"), ":")
+	if !ok {
+		return false
+	}
+	st, err := os.Stderr.Stat()
+	if err != nil {
+		return false
+	}
+	s, ok := st.Sys().(*syscall.Stat_t)
+	return ok && dev == strconv.FormatUint(uint64(s.Dev), 10) && ino == strconv.FormatUint(s.Ino, 10)
+}
+
+// observer tells metrics and log about calls. It is the Gate's Observer.
+// Parameters and results are never logged.
+type observer struct{ h *hub }
+
+func (o observer) Done(c *rpc.Call, err *rpc.Error, took time.Duration) {
+	o.h.metrics.done(c, err, took)
+	if o.h.phase.Load() == draining {
+		select {
+		case o.h.settled <- struct{}{}:
+		default:
+		}
+	}
+	if c.Slow() {
+		o.h.log.Warn("slow handler ended", callFields(c, err, zap.Duration("took", took))...)
+	}
+	if o.h.level.Enabled(zap.DebugLevel) {
+		o.h.log.Debug("call", callFields(c, err, zap.Duration("took", took))...)
+	}
+}
+
+func (o observer) Slow(c *rpc.Call, age time.Duration) {
+	o.h.metrics.seriesOf(c).slow.Inc()
+	o.h.log.Warn("slow handler", callFields(c, nil, zap.Duration("age", age))...)
+}
+
+func (o observer) Late(*rpc.Call) { o.h.metrics.late.Inc() }
+
+func (o observer) Panic(c *rpc.Call, value any, stack []byte) {
+	o.h.metrics.panics.Inc()
+	o.h.log.Error("handler panicked", callFields(c, nil, zap.Any("panic", value), zap.ByteString("stack", stack))...)
+}
+
+func (o observer) Rejected(limit string) { o.h.metrics.rejected(limit) }
+
+// callFields says which call it is.
+func callFields(c *rpc.Call, err *rpc.Error, more ...zap.Field) []zap.Field {
+	fields := append(make([]zap.Field, 0, 8), zap.String("protocol", string(c.Protocol)), zap.Uint64("call", c.ID()))
+	if c.Method != nil {
+		fields = append(fields, zap.String("method", c.Method.Name))
+	}
+	if l := c.Link(); l != nil {
+		if at, ok := l.Conn.(*conn); ok {
+			fields = append(fields, zap.Uint64("conn", at.id), zap.String("peer", at.peerName()))
+		}
+	}
+	if err != nil {
+		// Not its message: a handler may quote its parameters there.
+		fields = append(fields, zap.String("code", string(err.Code)))
+	}
+	if id := traceID(c.Trace.Parent); id != "" {
+		fields = append(fields, zap.String("trace_id", id))
+	}
+	return append(fields, more...)
+}

@@ -1,0 +1,362 @@
+package hub
+
+import (
+	"errors"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// metrics has everything that Prometheus is told. Label values come from the
+// method table and from constants only: no peer can make a series.
+type metrics struct {
+	registry *prometheus.Registry
+	catalog  []metricInfo
+
+	calls        *prometheus.CounterVec
+	duration     *prometheus.HistogramVec
+	slow         *prometheus.CounterVec
+	late         prometheus.Counter
+	panics       prometheus.Counter
+	failedFrames *prometheus.CounterVec
+	flows        *frameCounts
+	connections  *prometheus.CounterVec
+	cancels      *prometheus.CounterVec
+	drops        *prometheus.CounterVec
+	rejections   *prometheus.CounterVec
+	storeOps     *prometheus.HistogramVec
+
+	attached      prometheus.Gauge
+	outboxBlocked prometheus.Counter
+	acceptErrors  prometheus.Counter
+	reloads       *prometheus.CounterVec
+	configGood    prometheus.Gauge
+
+	other     *methodSeries  // of names that are not in the table
+	protocols []rpc.Protocol // that have series from the start
+}
+
+// metricInfo describes one metric, for docs/metrics.md.
+type metricInfo struct {
+	Name, Type, Help string
+	Labels           []string
+}
+
+// What hubd_drops_total counts besides what sessions drop: connections and
+// requests that are turned away.
+const (
+	dropPeer     = "peer_not_allowed"
+	dropProtocol = "protocol_not_spoken"
+	dropHost     = "host_not_allowed"
+	dropOrigin   = "origin_not_allowed"
+	dropEvents   = "slow_follower"
+)
+
+// What hubd_cancels_total tells apart.
+const (
+	causeCaller   = "caller"
+	causeDeadline = "deadline"
+	causeGone     = "peer_gone"
+	causeShutdown = "shutdown"
+	causeAdmin    = "admin"
+	causeOther    = "other"
+)
+
+const otherMethod = "other"
+
+// durationBuckets are the classic buckets of call durations: 1 ms to 60 s.
+var durationBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
+
+// newMetrics makes the registry. protocols are those that are spoken.
+func newMetrics(version string, protocols []rpc.Protocol) *metrics {
+	m := &metrics{registry: prometheus.NewRegistry(), protocols: protocols}
+	m.registry.MustRegister(
+		collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsScheduler)),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	m.calls = m.counters("hubd_calls_total", "Calls that have been answered, by protocol, method and error code (ok for success).",
+		"protocol", "method", "code")
+	m.duration = m.histograms("hubd_call_duration_seconds", "Time from the complete request to its answer.",
+		durationBuckets, "protocol", "method")
+	m.slow = m.counters("hubd_slow_handlers_total", "Calls that were still running when the slow threshold of their method had passed.", "method")
+	m.late = m.counter("hubd_late_answers_total", "Answers of handlers whose call had already ended by deadline, cancel or disconnect.")
+	m.panics = m.counter("hubd_handler_panics_total", "Panics of handlers; their callers got the code internal.")
+	m.failedFrames = m.counters("hubd_failed_frames_total", "Frames that could not be understood, by reason.", "protocol", "reason")
+	m.collectFrames(protocols)
+	m.connections = m.counters("hubd_connections_total", "Connections that have begun to speak a protocol.", "protocol", "transport")
+	m.cancels = m.counters("hubd_cancels_total", "Calls that ended before their handler answered, by cause.", "protocol", "cause")
+	m.drops = m.counters("hubd_drops_total", "Connections and requests that were turned away, and events that slow followers lost, by reason.",
+		"protocol", "reason")
+	m.rejections = m.counters("hubd_rejected_total", "Refusals because of a limit, by the name of the limit.", "limit")
+	m.storeOps = m.histograms("hubd_store_op_duration_seconds", "Time that operations of the state store took.", durationBuckets, "op")
+	m.attached = m.gauge("hubd_attached_clients", "Clients that are attached to sessions through the native protocol.")
+	m.outboxBlocked = m.counter("hubd_outbox_blocked_seconds_total", "Time that writers waited for peers to take their bytes.")
+	m.acceptErrors = m.counter("hubd_accept_errors_total", "Failed attempts to accept a connection.")
+	m.reloads = m.counters("hubd_reloads_total", "Reloads of the configuration, by result.", "result")
+	m.configGood = m.gauge("hubd_config_last_reload_successful", "1 when the last reload of the configuration was taken over or none was tried, else 0.")
+	m.configGood.Set(1)
+
+	revision, modified := buildRevision()
+	build := m.gauges("hubd_build_info", "What runs here; the value is always 1.", "version", "revision", "modified", "goversion")
+	build.WithLabelValues(version, revision, modified, runtime.Version()).Set(1)
+
+	m.zero()
+	return m
+}
+
+// zero makes the series that are there before anything happened.
+func (m *metrics) zero() {
+	m.other = m.series(otherMethod)
+	for _, p := range m.protocols {
+		for _, cause := range []string{causeCaller, causeDeadline, causeGone, causeShutdown, causeAdmin, causeOther} {
+			m.cancels.WithLabelValues(string(p), cause)
+		}
+		m.drops.WithLabelValues(string(p), dropEvents)
+	}
+	for _, p := range rpc.Protocols() {
+		m.drops.WithLabelValues(string(p), dropProtocol)
+		for _, t := range []string{"unix", "tcp"} {
+			m.connections.WithLabelValues(string(p), t)
+		}
+	}
+	m.drops.WithLabelValues("", dropPeer)
+	for _, reason := range []string{dropHost, dropOrigin} {
+		m.drops.WithLabelValues(string(protocolHTTP), reason)
+	}
+	for _, t := range []string{"unix", "tcp"} {
+		m.connections.WithLabelValues(string(protocolHTTP), t)
+	}
+	for _, limit := range []string{
+		rpc.LimitCallsPerConnection, rpc.LimitCallsPerUID, rpc.LimitCalls, rpc.LimitOutbox,
+		limitConnections, limitConnectionsUID, limitUnauthenticated, limitFirstByte, limitWriteStall, limitFrame,
+	} {
+		m.rejections.WithLabelValues(limit)
+	}
+	for _, result := range []string{"ok", "failed"} {
+		m.reloads.WithLabelValues(result)
+	}
+}
+
+func (m *metrics) rejected(limit string) { m.rejections.WithLabelValues(limit).Inc() }
+
+func (m *metrics) drop(p rpc.Protocol, reason string) {
+	m.drops.WithLabelValues(string(p), reason).Inc()
+}
+
+func (m *metrics) accepted(p rpc.Protocol, transport string) {
+	m.connections.WithLabelValues(string(p), transport).Inc()
+}
+
+// storeOp counts one operation of the state store.
+func (m *metrics) storeOp(op string, took time.Duration) {
+	m.storeOps.WithLabelValues(op).Observe(took.Seconds())
+}
+
+// methodSeries is what hangs in Method.Metric: the series of one method, found
+// once, so that a call looks up nothing.
+type methodSeries struct {
+	metrics  *metrics
+	name     string
+	slow     prometheus.Counter
+	calls    [5][16]atomic.Pointer[prometheus.Counter]
+	duration [5]atomic.Pointer[prometheus.Observer]
+}
+
+// added is the Table's Added hook.
+func (m *metrics) added(method *rpc.Method) { method.Metric = m.series(method.Name) }
+
+func (m *metrics) series(name string) *methodSeries {
+	s := &methodSeries{metrics: m, name: name, slow: m.slow.WithLabelValues(name)}
+	for _, p := range m.protocols {
+		s.counter(p, rpc.CodeOK)
+		s.observer(p)
+	}
+	return s
+}
+
+// seriesOf returns the series of the method of c, or the shared ones.
+func (m *metrics) seriesOf(c *rpc.Call) *methodSeries {
+	if c.Method != nil {
+		if s, ok := c.Method.Metric.(*methodSeries); ok {
+			return s
+		}
+	}
+	return m.other
+}
+
+func (s *methodSeries) counter(p rpc.Protocol, code rpc.Code) prometheus.Counter {
+	slot := &s.calls[protocolIndex(p)][codeIndex(code)]
+	if c := slot.Load(); c != nil {
+		return *c
+	}
+	c := s.metrics.calls.WithLabelValues(string(p), s.name, string(code))
+	slot.Store(&c)
+	return c
+}
+
+func (s *methodSeries) observer(p rpc.Protocol) prometheus.Observer {
+	slot := &s.duration[protocolIndex(p)]
+	if o := slot.Load(); o != nil {
+		return *o
+	}
+	o := s.metrics.duration.WithLabelValues(string(p), s.name)
+	slot.Store(&o)
+	return o
+}
+
+// done counts one answered call.
+func (m *metrics) done(c *rpc.Call, err *rpc.Error, took time.Duration) {
+	s := m.seriesOf(c)
+	code := rpc.CodeOK
+	if err != nil {
+		code = err.Code
+		if cause, cancelled := causeOf(err); cancelled {
+			m.cancels.WithLabelValues(string(c.Protocol), cause).Inc()
+		}
+	}
+	s.counter(c.Protocol, code).Inc()
+	o := s.observer(c.Protocol)
+	if trace := traceID(c.Trace.Parent); trace != "" {
+		o.(prometheus.ExemplarObserver).ObserveWithExemplar(took.Seconds(), prometheus.Labels{"trace_id": trace})
+		return
+	}
+	o.Observe(took.Seconds())
+}
+
+// causeOf says why a call ended early; false when it did not.
+func causeOf(err *rpc.Error) (string, bool) {
+	switch {
+	case err.Code == rpc.CodeDeadlineExceeded:
+		return causeDeadline, true
+	case err == rpc.ErrShutdown:
+		return causeShutdown, true
+	case err == rpc.ErrCancelled:
+		return causeCaller, true
+	case err == rpc.ErrPeerGone:
+		return causeGone, true
+	case err == rpc.ErrByAdmin:
+		return causeAdmin, true
+	case err.Code == rpc.CodeCancelled:
+		return causeOther, true
+	}
+	return "", false
+}
+
+// traceID takes the trace id out of a W3C traceparent; "" when there is none.
+func traceID(parent string) string {
+	if len(parent) < 55 || parent[2] != '-' || parent[35] != '-' {
+		return ""
+	}
+	id := parent[3:35]
+	if strings.Trim(id, "0123456789abcdef") != "" || strings.Trim(id, "0") == "" {
+		return ""
+	}
+	return id
+}
+
+// protocolIndex and codeIndex number what has a slot in methodSeries.
+func protocolIndex(p rpc.Protocol) int {
+	switch p {
+	case rpc.Kollabor:
+		return 0
+	case rpc.Kkrpc:
+		return 1
+	case rpc.Capnweb:
+		return 2
+	case rpc.Krpc:
+		return 3
+	default:
+		return 4
+	}
+}
+
+var codeIndexes = func() map[rpc.Code]int {
+	indexes := map[rpc.Code]int{}
+	for i, c := range rpc.Codes() {
+		indexes[c] = i
+	}
+	return indexes
+}()
+
+func codeIndex(c rpc.Code) int {
+	if c == rpc.CodeOK {
+		return 0
+	}
+	if i, ok := codeIndexes[c]; ok {
+		return i
+	}
+	return codeIndexes[rpc.CodeInternal]
+}
+
+// What follows registers a metric and writes it into the catalog.
+
+func (m *metrics) describe(name, kind, help string, labels []string) {
+	m.catalog = append(m.catalog, metricInfo{Name: name, Type: kind, Help: help, Labels: labels})
+}
+
+func (m *metrics) register(c prometheus.Collector) {
+	if err := m.registry.Register(c); err != nil {
+		panic(errors.Join(errors.New("hub: metric"), err)) // two metrics of one name: every test finds it
+	}
+}
+
+func (m *metrics) counter(name, help string) prometheus.Counter {
+	m.describe(name, "counter", help, nil)
+	c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	m.register(c)
+	return c
+}
+
+func (m *metrics) counters(name, help string, labels ...string) *prometheus.CounterVec {
+	m.describe(name, "counter", help, labels)
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	m.register(c)
+	return c
+}
+
+func (m *metrics) gauge(name, help string) prometheus.Gauge {
+	m.describe(name, "gauge", help, nil)
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+	m.register(g)
+	return g
+}
+
+func (m *metrics) gauges(name, help string, labels ...string) *prometheus.GaugeVec {
+	m.describe(name, "gauge", help, labels)
+	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+	m.register(g)
+	return g
+}
+
+func (m *metrics) histograms(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+	m.describe(name, "histogram", help, labels)
+	v := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: name, Help: help, Buckets: buckets,
+		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160, NativeHistogramMinResetDuration: time.Hour,
+	}, labels)
+	m.register(v)
+	return v
+}
+
+// buildRevision says what the binary was built from.
+func buildRevision() (revision, modified string) {
+	revision, modified = "unknown", "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			switch s.Key {
+			case "vcs.revision":
+				revision = s.Value
+			case "vcs.modified":
+				modified = s.Value
+			}
+		}
+	}
+	return revision, modified
+}

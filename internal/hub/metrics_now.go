@@ -1,0 +1,81 @@
+package hub
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// present collects what is true at the moment of a scrape: it is counted then
+// and nowhere else, so that it cannot drift and costs a call nothing.
+type present struct {
+	hub                                     *hub
+	inFlight, connections, outbox, sessions *prometheus.Desc
+}
+
+// collectPresent registers the gauges that are read from h.
+func (m *metrics) collectPresent(h *hub) {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		m.describe(name, "gauge", help, labels)
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
+	m.register(&present{
+		hub:         h,
+		inFlight:    desc("hubd_calls_in_flight", "Calls that run now and were not answered at once.", "protocol"),
+		connections: desc("hubd_connections", "Open connections; protocol is none until the first bytes tell.", "protocol", "transport"),
+		outbox:      desc("hubd_outbox_bytes", "Bytes that wait to be taken by peers."),
+		sessions:    desc("hubd_sessions", "Open sessions."),
+	})
+}
+
+// Describe sends the descriptions.
+func (p *present) Describe(ch chan<- *prometheus.Desc) {
+	ch <- p.inFlight
+	ch <- p.connections
+	ch <- p.outbox
+	ch <- p.sessions
+}
+
+// Collect counts.
+func (p *present) Collect(ch chan<- prometheus.Metric) {
+	type place struct {
+		protocol  rpc.Protocol
+		transport string
+	}
+	const none rpc.Protocol = "none"
+	connections := map[place]int{}
+	inFlight := map[rpc.Protocol]int{}
+	for _, protocol := range append(rpc.Protocols(), protocolHTTP, none) {
+		for _, transport := range []string{"unix", "tcp"} {
+			connections[place{protocol, transport}] = 0
+		}
+	}
+	for _, protocol := range rpc.Protocols() {
+		inFlight[protocol] = 0
+	}
+	outbox := 0
+	for _, c := range p.hub.connections() {
+		protocol := c.protocolName()
+		if protocol == "" {
+			protocol = none
+		}
+		connections[place{protocol, c.listener.transport()}]++
+		if l := c.linkOf(); l != nil {
+			inFlight[protocol] += l.N()
+			if l.Out != nil {
+				outbox += l.Out.Len()
+			}
+		}
+	}
+	gauge := func(d *prometheus.Desc, v int, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
+	}
+	for at, n := range connections {
+		gauge(p.connections, n, string(at.protocol), at.transport)
+	}
+	for protocol, n := range inFlight {
+		gauge(p.inFlight, n, string(protocol))
+	}
+	gauge(p.outbox, outbox)
+	gauge(p.sessions, p.hub.sessionCount())
+}

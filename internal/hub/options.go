@@ -1,0 +1,317 @@
+package hub
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// Options is what a hub is started with. The zero value is a hub on the
+// default Unix socket with the default limits. Run does not change it.
+type Options struct {
+	// Listen has the addresses to accept connections on; none means the
+	// default Unix socket, or the inherited listeners if there are any.
+	Listen []string
+	// State is the folder of store, spool and lock; "" is the default one.
+	State string
+	// Demo adds math.add and demo.*, and makes "demo" the default session.
+	Demo bool
+	// Metrics is a host:port at which /metrics alone is served; "" for none.
+	Metrics string
+	// LogLevel is debug, info, warn or error; "" is info.
+	LogLevel string
+	// FileRoot is the folder that the file service is confined to.
+	FileRoot string
+	// Remotes names far services: ALIAS=URL#SERVICE.
+	Remotes []string
+	// PresenceDir is where presence files are written; "" for nowhere.
+	PresenceDir string
+	// AllowInsecure permits auth=none on addresses that others can reach.
+	AllowInsecure bool
+	// Hosts has further values of the Host header that TCP listeners accept.
+	Hosts []string
+	// Origins has the web origins whose pages may call, such as "https://example.com".
+	Origins []string
+	// Limits bounds what peers may use.
+	Limits Limits
+
+	// Version is what the hub says it is; "" is "devel".
+	Version string
+	// Inherited are listening sockets that the service manager opened. The hub
+	// closes them, but does not remove their files.
+	Inherited []net.Listener
+	// Log takes the log; nil makes one that writes to standard error.
+	Log *zap.Logger
+	// Ready is called once, when every listener accepts and calls are served.
+	Ready func(Info)
+	// Notify tells the service manager about a change of state in the words
+	// of sd_notify; nil when there is none.
+	Notify func(state string)
+	// Reload makes the hub call Load and take over what can change while it
+	// runs. Closing it is allowed.
+	Reload <-chan struct{}
+	// Load reads the configuration anew; nil when there is none to read.
+	Load func() (Options, error)
+}
+
+// Info is what Ready hands out.
+type Info struct {
+	Listeners []string // URLs, with the real port of each TCP address
+	Metrics   string   // host:port of the metrics listener, "" for none
+	State     string
+}
+
+// Limits bounds what peers may use. A zero field means its default.
+type Limits struct {
+	Frame                      int           // bytes of one frame or line
+	CallsPerConnection         int           // in flight
+	CallsPerUID                int           // in flight
+	Calls                      int           // in flight, all connections
+	Outbox                     int           // bytes that wait for one peer
+	Connections                int           // all
+	ConnectionsPerUID          int           //
+	ConnectionsUnauthenticated int           // TCP connections that must still say who they are
+	FirstByte                  time.Duration // TCP: until the first byte
+	HTTPHead                   time.Duration // until the head of a request is complete
+	HTTPHeadBytes              int           //
+	HTTPIdle                   time.Duration // between two requests
+	WriteStall                 time.Duration // without the peer taking anything
+	Drain                      time.Duration // for running calls at shutdown
+}
+
+// Defaults of the limits.
+const (
+	DefaultFrame                      = 16 << 20
+	DefaultConnections                = 16384
+	DefaultConnectionsPerUID          = 12288
+	DefaultConnectionsUnauthenticated = 256
+	DefaultFirstByte                  = 10 * time.Second
+	DefaultHTTPHead                   = 10 * time.Second
+	DefaultHTTPHeadBytes              = 64 << 10
+	DefaultHTTPIdle                   = 120 * time.Second
+	DefaultWriteStall                 = 10 * time.Second
+	DefaultDrain                      = 10 * time.Second
+)
+
+// withDefaults fills in what is zero.
+func (l Limits) withDefaults() Limits {
+	fill(&l.Frame, DefaultFrame)
+	fill(&l.CallsPerConnection, rpc.DefaultCallsPerLink)
+	fill(&l.CallsPerUID, rpc.DefaultCallsPerUID)
+	fill(&l.Calls, rpc.DefaultCalls)
+	fill(&l.Outbox, rpc.DefaultHard)
+	fill(&l.Connections, DefaultConnections)
+	fill(&l.ConnectionsPerUID, DefaultConnectionsPerUID)
+	fill(&l.ConnectionsUnauthenticated, DefaultConnectionsUnauthenticated)
+	fill(&l.FirstByte, DefaultFirstByte)
+	fill(&l.HTTPHead, DefaultHTTPHead)
+	fill(&l.HTTPHeadBytes, DefaultHTTPHeadBytes)
+	fill(&l.HTTPIdle, DefaultHTTPIdle)
+	fill(&l.WriteStall, DefaultWriteStall)
+	fill(&l.Drain, DefaultDrain)
+	return l
+}
+
+func fill[T comparable](v *T, value T) {
+	var zero T
+	if *v == zero {
+		*v = value
+	}
+}
+
+// withDefaults fills in what is zero and can be known before the hub starts.
+func (o Options) withDefaults() (Options, error) {
+	var err error
+	if len(o.Listen) == 0 && len(o.Inherited) == 0 {
+		path, e := DefaultSocket()
+		err = errors.Join(err, e)
+		o.Listen = []string{"unix://" + path}
+	}
+	if o.State == "" {
+		path, e := DefaultState()
+		err = errors.Join(err, e)
+		o.State = path
+	}
+	fill(&o.LogLevel, "info")
+	fill(&o.Version, "devel")
+	o.Limits = o.Limits.withDefaults()
+	return o, err
+}
+
+// DefaultSocket returns the path of the socket that a hub of this user has.
+func DefaultSocket() (string, error) {
+	if os.Geteuid() == 0 {
+		return "/run/hubd/hub.sock", nil
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "hubd", "hub.sock"), nil
+	}
+	dir := "/run/user/" + strconv.Itoa(os.Geteuid())
+	if st, err := os.Stat(dir); err == nil && st.IsDir() {
+		return filepath.Join(dir, "hubd", "hub.sock"), nil
+	}
+	return "", errors.New("no place for the socket: XDG_RUNTIME_DIR is not set; give --listen unix:///path/of.sock")
+}
+
+// DefaultState returns the state folder that a hub of this user has.
+func DefaultState() (string, error) {
+	if dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":"); filepath.IsAbs(dir) {
+		return dir, nil
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/hubd", nil
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "hubd"), nil
+	}
+	if home, err := os.UserHomeDir(); err == nil && filepath.IsAbs(home) {
+		return filepath.Join(home, ".local", "state", "hubd"), nil
+	}
+	return "", errors.New("no place for the state: neither STATE_DIRECTORY, XDG_STATE_HOME nor HOME is set; give --state DIR")
+}
+
+// Validate reports everything that is wrong with o as a *ConfigError, nil if nothing is.
+func (o Options) Validate() error {
+	var problems []error
+	add := func(err error) {
+		if err != nil {
+			problems = append(problems, err)
+		}
+	}
+	seen := map[string]bool{}
+	for _, l := range o.Listen {
+		a, err := parseAddress(l, o.AllowInsecure)
+		add(err)
+		if err == nil && seen[a.String()] && !strings.HasSuffix(a.hostport, ":0") {
+			add(fmt.Errorf("listen %q: the address is given twice", l))
+		}
+		seen[a.String()] = true
+	}
+	if o.State != "" && !filepath.IsAbs(o.State) {
+		add(fmt.Errorf("state %q: the path is not absolute", o.State))
+	}
+	if o.Metrics != "" {
+		if _, port, err := net.SplitHostPort(o.Metrics); err != nil {
+			add(fmt.Errorf("metrics %q: expected HOST:PORT: %w", o.Metrics, err))
+		} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			add(fmt.Errorf("metrics %q: port is not a number up to 65535", o.Metrics))
+		} else if !isLoopback(o.Metrics) && !o.AllowInsecure {
+			add(fmt.Errorf("metrics %q: others can reach this address; that needs --allow-insecure", o.Metrics))
+		}
+	}
+	if o.LogLevel != "" {
+		if _, err := zapcore.ParseLevel(o.LogLevel); err != nil {
+			add(fmt.Errorf("log level %q: expected debug, info, warn or error", o.LogLevel))
+		}
+	}
+	if o.FileRoot != "" {
+		add(checkFolder("file root", o.FileRoot))
+	}
+	aliases := map[string]bool{}
+	for _, r := range o.Remotes {
+		alias, _, err := parseRemote(r)
+		add(err)
+		if err == nil && aliases[alias] {
+			add(fmt.Errorf("remote %q: the alias is given twice", alias))
+		}
+		aliases[alias] = true
+	}
+	if o.PresenceDir != "" && !filepath.IsAbs(o.PresenceDir) {
+		add(fmt.Errorf("presence dir %q: the path is not absolute", o.PresenceDir))
+	}
+	for _, origin := range o.Origins {
+		u, err := url.Parse(origin)
+		if err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			add(fmt.Errorf("origin %q: expected SCHEME://HOST[:PORT]", origin))
+		}
+	}
+	for _, host := range o.Hosts {
+		if host == "" || strings.ContainsAny(host, "/ \t") {
+			add(fmt.Errorf("host %q: expected HOST or HOST:PORT", host))
+		}
+	}
+	add(o.Limits.validate())
+	if len(problems) == 0 {
+		return nil
+	}
+	return &ConfigError{problems}
+}
+
+func (l Limits) validate() error {
+	var problems []error
+	check := func(name string, value, low, high int64) {
+		if value != 0 && (value < low || value > high) {
+			problems = append(problems, fmt.Errorf("limits.%s: %d is not between %d and %d", name, value, low, high))
+		}
+	}
+	check("frame", int64(l.Frame), 4<<10, 1<<30)
+	check("calls_per_connection", int64(l.CallsPerConnection), 1, 1<<20)
+	check("calls_per_uid", int64(l.CallsPerUID), 1, 1<<24)
+	check("calls", int64(l.Calls), 1, 1<<24)
+	check("outbox", int64(l.Outbox), 64<<10, 1<<32)
+	check("connections", int64(l.Connections), 1, 1<<20)
+	check("connections_per_uid", int64(l.ConnectionsPerUID), 1, 1<<20)
+	check("connections_unauthenticated", int64(l.ConnectionsUnauthenticated), 1, 1<<20)
+	check("http_head_bytes", int64(l.HTTPHeadBytes), 1<<10, 16<<20)
+	for name, d := range map[string]time.Duration{
+		"first_byte": l.FirstByte, "http_head": l.HTTPHead, "http_idle": l.HTTPIdle, "write_stall": l.WriteStall, "drain": l.Drain,
+	} {
+		if d != 0 && (d < time.Millisecond || d > time.Hour) {
+			problems = append(problems, fmt.Errorf("limits.%s: %v is not between 1ms and 1h", name, d))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+func checkFolder(what, path string) error {
+	if !filepath.IsAbs(path) {
+		return fmt.Errorf("%s %q: the path is not absolute", what, path)
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if !st.IsDir() {
+		return fmt.Errorf("%s %q: not a folder", what, path)
+	}
+	return nil
+}
+
+// parseRemote reads ALIAS=URL#SERVICE.
+func parseRemote(text string) (alias string, far *url.URL, err error) {
+	alias, rest, ok := strings.Cut(text, "=")
+	if !ok || !rpc.ValidName(alias) || strings.Contains(alias, ".") {
+		return "", nil, fmt.Errorf("remote %q: expected ALIAS=URL#SERVICE", text)
+	}
+	far, err = url.Parse(rest)
+	if err != nil {
+		return "", nil, fmt.Errorf("remote %q: the address cannot be read", text)
+	}
+	switch far.Scheme {
+	case "tcp", "http":
+		if far.Host == "" {
+			return "", nil, fmt.Errorf("remote %q: the address has no host", text)
+		}
+	case "unix":
+		if far.Host != "" || !filepath.IsAbs(far.Path) {
+			return "", nil, fmt.Errorf("remote %q: a socket path is absolute", text)
+		}
+	default:
+		return "", nil, fmt.Errorf("remote %q: expected tcp://, unix:// or http://", text)
+	}
+	if codec := far.Query().Get("codec"); codec != "" && codec != "json" && codec != "msgpack" {
+		return "", nil, fmt.Errorf("remote %q: codec is json or msgpack", text)
+	}
+	return alias, far, nil
+}

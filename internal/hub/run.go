@@ -1,0 +1,326 @@
+package hub
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/sys/unix"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// closing bounds each step of a shutdown after the drain.
+const closing = 5 * time.Second
+
+// Run is a whole hub: it starts, serves until ctx ends or an administrator
+// asks it to stop, and shuts down in order. It returns nil after an orderly
+// shutdown; ExitCode tells apart what else it returns. Run knows no signals
+// and no globals: any number of hubs may run in one process.
+func Run(ctx context.Context, o Options) error {
+	h, err := start(o)
+	if err != nil {
+		return err
+	}
+	reload := o.Reload
+	for {
+		select {
+		case <-ctx.Done():
+			return h.shutdown("the hub was told to stop")
+		case reason := <-h.wish:
+			return h.shutdown(reason)
+		case _, ok := <-reload:
+			if !ok {
+				reload = nil
+				continue
+			}
+			h.reload() // a bad file keeps the old configuration, and the log says so
+		}
+	}
+}
+
+// start makes a hub that serves. Nothing is left behind when it fails.
+func start(o Options) (_ *hub, err error) {
+	o, err = o.withDefaults()
+	if err != nil {
+		return nil, &ConfigError{[]error{err}}
+	}
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	h := newHub(o)
+	defer func() {
+		if err != nil {
+			h.close()
+		}
+	}()
+	h.notYet()
+	if h.state, err = openState(o.State); err != nil {
+		return nil, err
+	}
+	if err := h.table.Add(h.builtins()...); err != nil {
+		return nil, err
+	}
+	if o.Demo {
+		if err := h.table.Add(h.demoMethods()...); err != nil {
+			return nil, err
+		}
+	}
+	if err := h.listenAll(); err != nil {
+		return nil, err
+	}
+	h.serving.Go(func() {
+		if err := h.web.server.Serve(h.web.conns); !errors.Is(err, http.ErrServerClosed) {
+			h.log.Error("http server ended", zap.Error(err))
+		}
+	})
+	for _, l := range h.listeners {
+		h.accepting.Go(func() { h.accept(l) })
+	}
+	h.phase.Store(ready)
+	info := h.whereabouts()
+	h.notify(fmt.Sprintf("READY=1\nSTATUS=%d methods on %d listeners", len(h.table.Methods()), len(info.Listeners)))
+	h.log.Info("ready", zap.Strings("listeners", info.Listeners), zap.String("metrics", info.Metrics),
+		zap.String("state", o.State), zap.String("version", h.version), zap.Int("pid", os.Getpid()))
+	if o.Ready != nil {
+		o.Ready(info)
+	}
+	return h, nil
+}
+
+// newHub makes what needs nothing from outside.
+func newHub(o Options) *hub {
+	h := &hub{
+		opts: o, version: o.Version, started: time.Now(), agentID: agentID(),
+		log: o.Log, level: zap.NewAtomicLevel(), table: rpc.NewTable(),
+		wish: make(chan string, 1), settled: make(chan struct{}, 1),
+	}
+	level, _ := zapcore.ParseLevel(o.LogLevel) // validated
+	h.level.SetLevel(level)
+	if h.log == nil {
+		h.log = newLog(h.level)
+	}
+	h.ctx, h.stop = context.WithCancelCause(context.Background())
+	h.live.Store(&live{hosts: o.Hosts, origins: o.Origins})
+
+	h.protocols = map[rpc.Protocol]handler{rpc.Kollabor: h.serveKollabor}
+	spoken := slices.DeleteFunc(rpc.Protocols(), func(p rpc.Protocol) bool { return h.protocols[p] == nil })
+	h.metrics = newMetrics(h.version, spoken)
+	h.metrics.collectPresent(h)
+	h.open = newRegistry(o.Limits)
+	h.gate = &rpc.Gate{
+		Observer: observer{h}, CallsPerLink: o.Limits.CallsPerConnection, CallsPerUID: o.Limits.CallsPerUID, Calls: o.Limits.Calls,
+	}
+	h.table.Added = h.metrics.added
+	h.native = h.newKollabor()
+	h.web = newWeb(h)
+	return h
+}
+
+// agentID returns 12 hexadecimal digits that tell hubs apart.
+func agentID() string {
+	var b [6]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// notYet says which options are taken, but have no effect yet.
+func (h *hub) notYet() {
+	if h.opts.FileRoot != "" {
+		h.log.Warn("the file service is not part of this version: file.root has no effect", zap.String("root", h.opts.FileRoot))
+	}
+	if len(h.opts.Remotes) > 0 {
+		h.log.Warn("remote services are not part of this version: remote has no effect", zap.Int("remotes", len(h.opts.Remotes)))
+	}
+}
+
+// listenAll opens every address: the inherited ones, the configured ones, and
+// the one of the metrics.
+func (h *hub) listenAll() error {
+	addresses := make([]address, len(h.opts.Listen))
+	for i, text := range h.opts.Listen {
+		a, err := parseAddress(text, h.opts.AllowInsecure)
+		if err != nil {
+			return &ConfigError{[]error{err}}
+		}
+		addresses[i] = a
+	}
+	inherited, rest, err := inherit(h.opts.Inherited, addresses)
+	if err != nil {
+		return &ConfigError{[]error{err}}
+	}
+	h.listeners = inherited
+	for _, a := range rest {
+		l, err := listen(a)
+		if err != nil {
+			return err
+		}
+		h.listeners = append(h.listeners, l)
+	}
+	if h.opts.Metrics != "" {
+		l, err := listen(address{network: "tcp", hostport: h.opts.Metrics, auth: authNone, scopes: rpc.ScopeRead})
+		if err != nil {
+			return err
+		}
+		l.metrics = true
+		h.listeners = append(h.listeners, l)
+	}
+	return nil
+}
+
+// whereabouts says where the hub can be reached.
+func (h *hub) whereabouts() Info {
+	info := Info{Listeners: h.listenerNames(), State: h.opts.State}
+	for _, l := range h.listeners {
+		if l.metrics {
+			info.Metrics = l.addr.hostport
+		}
+	}
+	return info
+}
+
+// ask makes Run stop.
+func (h *hub) ask(reason string) {
+	select {
+	case h.wish <- reason:
+	default: // it was asked before
+	}
+}
+
+// shutdown ends the hub: nobody new comes in, no new call starts, running
+// calls have the drain limit to end and are then cancelled, what is queued for
+// the peers is sent, everything is closed.
+func (h *hub) shutdown(reason string) error {
+	h.phase.Store(draining)
+	h.notify(fmt.Sprintf("STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=%d", (h.opts.Limits.Drain + 3*closing).Microseconds()))
+	h.log.Info("stopping", zap.String("reason", rpc.CleanText(reason, 200)), zap.Int("in_flight", h.gate.InFlight()))
+
+	for _, l := range h.listening() {
+		l.close()
+	}
+	h.accepting.Wait()
+	h.gate.Drain()
+	h.native.Goodbye(reason)
+	h.drain(h.opts.Limits.Drain)
+	h.stop(rpc.ErrShutdown)
+	left := h.open.close()
+	h.web.stopWithin(closing)
+	select {
+	case <-left:
+	case <-time.After(closing):
+		for _, c := range h.connections() {
+			c.Close()
+		}
+	}
+	h.serving.Wait()
+	h.close()
+	h.phase.Store(stopped)
+	h.log.Info("stopped", zap.Duration("uptime", time.Since(h.started)))
+	h.log.Sync()
+	return nil
+}
+
+// drain waits until no call runs that ends by itself, but no longer than limit.
+func (h *hub) drain(limit time.Duration) {
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	for {
+		running := 0
+		h.eachCall(func(_ *conn, c *rpc.Call) {
+			if c.Method == nil || !c.Method.Endless {
+				running++
+			}
+		})
+		if running == 0 {
+			return
+		}
+		select {
+		case <-h.settled:
+		case <-t.C:
+			h.log.Warn("calls did not end in time and are cancelled", zap.Int("calls", running))
+			return
+		}
+	}
+}
+
+// close frees what start has taken. It is safe on a hub that did not start.
+func (h *hub) close() {
+	h.stop(rpc.ErrShutdown)
+	h.web.conns.Close()
+	for _, l := range h.listening() {
+		l.close()
+	}
+	if h.state != nil {
+		h.state.Close()
+	}
+}
+
+// listening returns the listeners that there are now.
+func (h *hub) listening() []*listener {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.listeners)
+}
+
+func (h *hub) notify(state string) {
+	if h.opts.Notify != nil {
+		h.opts.Notify(state)
+	}
+}
+
+// reload reads the configuration anew, checks all of it, and only then takes
+// over what can change. Without a configuration to read it does nothing.
+func (h *hub) reload() error {
+	if h.opts.Load == nil {
+		h.log.Info("there is no configuration file: nothing to reload")
+		return nil
+	}
+	h.reloading.Lock()
+	defer h.reloading.Unlock()
+	var now unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
+	h.notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000))
+	defer h.notify("READY=1")
+	o, err := h.opts.Load()
+	if err == nil {
+		o, err = o.withDefaults()
+	}
+	if err == nil {
+		err = o.Validate()
+	}
+	if err != nil {
+		h.metrics.reloads.WithLabelValues("failed").Inc()
+		h.metrics.configGood.Set(0)
+		h.log.Error("configuration is not taken over, the old one stays", zap.Error(err))
+		return err
+	}
+	level, _ := zapcore.ParseLevel(o.LogLevel) // validated
+	h.level.SetLevel(level)
+	h.live.Store(&live{hosts: o.Hosts, origins: o.Origins})
+	h.metrics.reloads.WithLabelValues("ok").Inc()
+	h.metrics.configGood.Set(1)
+	if fixed := needRestart(h.opts, o); len(fixed) > 0 {
+		h.log.Warn("some changes need a restart", zap.Strings("keys", fixed))
+	}
+	h.log.Info("configuration reloaded", zap.String("log_level", o.LogLevel))
+	return nil
+}
+
+// needRestart names the keys that differ and cannot change while the hub runs.
+func needRestart(old, new Options) []string {
+	var keys []string
+	for _, k := range configKeys {
+		if !k.live && k.get(&old) != k.get(&new) {
+			keys = append(keys, k.name)
+		}
+	}
+	return keys
+}

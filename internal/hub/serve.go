@@ -1,0 +1,130 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// admit starts the service of an accepted connection. It is part of the accept
+// loop and therefore short.
+func (h *hub) admit(l *listener, nc net.Conn) {
+	if h.open.full() {
+		h.metrics.rejected(limitConnections)
+		nc.Close()
+		return
+	}
+	h.serving.Go(func() {
+		c, err := newConn(h, l, nc)
+		if err != nil {
+			h.log.Error("connection cannot be served", zap.Error(err))
+			nc.Close()
+			return
+		}
+		h.serve(c)
+	})
+}
+
+// serve takes a connection from accept to the end, or hands it to the HTTP server.
+func (h *hub) serve(c *conn) {
+	peer, err := c.identify()
+	if err != nil || peer == nil {
+		h.metrics.drop("", dropPeer)
+		h.log.Warn("peer is not allowed", zap.Stringer("listener", c.listener), zap.Error(err))
+		c.Close()
+		return
+	}
+	c.peer.Store(peer)
+	if limit, ok := h.open.enter(c); !ok {
+		if limit != "" {
+			h.metrics.rejected(limit)
+		}
+		c.Close()
+		return
+	}
+	s, err := c.detect()
+	if err != nil {
+		// Probes connect and leave without a byte: that is no error.
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			h.metrics.rejected(limitFirstByte)
+		} else if !errors.Is(err, io.EOF) {
+			h.log.Debug("connection ended before it spoke", zap.Uint64("conn", c.id), zap.Error(err))
+		}
+		c.Close()
+		return
+	}
+	switch s {
+	case saysHTTP:
+		c.speaks(protocolHTTP)
+		h.web.take(c)
+	case saysFrames:
+		h.hand(c, rpc.Snekrpc)
+	default:
+		if c.listener.addr.speaks(rpc.Kollabor) {
+			h.hand(c, rpc.Kollabor)
+		} else {
+			h.hand(c, rpc.Kkrpc)
+		}
+	}
+}
+
+// hand serves c in protocol p, if there is one and the listener lets it in.
+func (h *hub) hand(c *conn, p rpc.Protocol) {
+	defer c.Close()
+	serve := h.protocols[p]
+	if serve == nil || !c.listener.addr.speaks(p) || c.listener.metrics {
+		h.metrics.drop(p, dropProtocol)
+		h.log.Info("protocol is not spoken here", zap.Uint64("conn", c.id), zap.String("protocol", string(p)),
+			zap.Stringer("listener", c.listener), zap.String("peer", c.peerName()))
+		return
+	}
+	c.speaks(p)
+	h.metrics.accepted(p, c.listener.transport())
+	log := h.log.With(zap.Uint64("conn", c.id), zap.String("protocol", string(p)))
+	log.Info("connection", zap.Stringer("listener", c.listener), zap.String("peer", c.peerName()))
+	err := serve(h.ctx, c)
+	switch {
+	case err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, context.Canceled):
+		log.Info("connection ended")
+	default:
+		log.Info("connection ended", zap.NamedError("reason", err))
+	}
+}
+
+// protocolNames lists the protocols that are spoken, for hub.info.
+func (h *hub) protocolNames() []string {
+	names := []string{}
+	for _, p := range rpc.Protocols() {
+		if h.protocols[p] != nil {
+			names = append(names, string(p))
+		}
+	}
+	return slices.Clip(names)
+}
+
+// identity returns the name of the session that is the default one for call.
+func (h *hub) identity(call *rpc.Call) string {
+	if call != nil {
+		if l := call.Link(); l != nil {
+			if c, ok := l.Conn.(*conn); ok && c.listener.session != "" {
+				return c.listener.session
+			}
+		}
+	}
+	return h.defaultSession()
+}
+
+// defaultSession is the session of the main socket.
+func (h *hub) defaultSession() string {
+	if h.opts.Demo {
+		return "demo"
+	}
+	return "hub"
+}
