@@ -1,0 +1,236 @@
+package kollabor
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/rpc/frame"
+)
+
+// smallLine is what a line to a client of old may have, event frames and
+// get_output: some of them read lines of up to 64 KiB only.
+const smallLine = 60000
+
+// control handles a line of the command phase that belongs to no call. Its
+// answer is queued at once, so that answers come in the order of the questions.
+func (c *conn) control(line []byte) {
+	f := &c.frame
+	switch f.Action {
+	case "ping", "message", "get_context", "get_output", "get_status", "roster_update", "shutdown", "attach", "subscribe", frame.Hello:
+		c.in(f.Action, line)
+	case "":
+		switch f.Type {
+		case "input", "detach":
+			c.complain(&frame.Error{Reason: frame.Misplaced, Text: "not attached: " + f.Type + " means nothing here"})
+		default:
+			c.complain(&frame.Error{Reason: frame.UnknownAction, Text: "unknown action: the frame has none"})
+		}
+		return
+	default:
+		c.complain(&frame.Error{Reason: frame.UnknownAction, Text: "unknown action: " + f.Action})
+		return
+	}
+	switch f.Action {
+	case "ping":
+		c.answer(func(dst []byte) []byte {
+			dst = append(dst, `{"type":"pong","agent_id":`...)
+			return append(rpc.AppendString(dst, c.s.cfg.AgentID, false), '}')
+		})
+	case frame.Hello:
+		c.hello()
+	case "attach", "subscribe":
+		c.attach()
+	case "message":
+		c.message()
+	case "roster_update":
+		if c.may(rpc.ScopeCall) {
+			if s := c.session(c.conn.Session); s != nil {
+				s.SetRoster(f.Member("agents"))
+			}
+			c.answer(func(dst []byte) []byte { return append(dst, `{"type":"ack"}`...) })
+		}
+	case "shutdown":
+		c.shutdown()
+	default:
+		if c.may(rpc.ScopeRead) {
+			c.ask()
+		}
+	}
+}
+
+// answer queues one control answer; f leaves the line feed out.
+func (c *conn) answer(f func([]byte) []byte) {
+	c.send(&c.batch, "control", func(dst []byte) []byte { return append(f(dst), '\n') })
+}
+
+// may reports whether the peer has the scope, and tells it if not.
+func (c *conn) may(s rpc.Scope) bool {
+	if c.peer != nil && c.peer.Scopes&s != 0 {
+		return true
+	}
+	c.sendError(echoable(c.frame.RequestID), "not allowed: "+c.frame.Action+" needs the scope "+s.String())
+	return false
+}
+
+// ask answers the questions about the session of the socket.
+func (c *conn) ask() {
+	f := &c.frame
+	s := c.session(c.conn.Session)
+	switch f.Action {
+	case "get_context":
+		c.answer(func(dst []byte) []byte { return append(dst, `{"type":"context","content":""}`...) })
+	case "get_output":
+		lines := []string{"(no display tap)"}
+		if s != nil {
+			n := int64(100)
+			if v, err := f.Member("lines").AsInt(); err == nil {
+				n = v
+			}
+			lines = s.Output(int(max(0, min(n, 10000))))
+			if len(lines) == 0 {
+				lines = []string{"(no recent output)"}
+			}
+		}
+		c.answer(func(dst []byte) []byte { return appendOutput(dst, lines, c.lineLimit()) })
+	case "get_status":
+		st := Status{Name: c.conn.Session, State: "unknown", Opened: c.s.cfg.Started}
+		if s != nil {
+			st = s.Status()
+		}
+		c.answer(func(dst []byte) []byte {
+			dst = append(dst, `{"type":"status","identity":`...)
+			dst = rpc.AppendString(dst, st.Name, false)
+			dst = append(dst, `,"state":`...)
+			dst = rpc.AppendString(dst, st.State, false)
+			dst = append(dst, `,"pid":`...)
+			dst = strconv.AppendInt(dst, int64(os.Getpid()), 10)
+			dst = append(dst, `,"uptime":`...)
+			dst = strconv.AppendInt(dst, int64(time.Since(c.s.cfg.Started)/time.Second), 10)
+			dst = append(dst, `,"current_task":`...)
+			return append(rpc.AppendString(dst, st.Task, false), '}')
+		})
+	}
+}
+
+// session returns the open session of that name, nil if there is none.
+func (c *conn) session(name string) Session {
+	if c.s.cfg.Sessions == nil {
+		return nil
+	}
+	return c.s.cfg.Sessions.Session(name)
+}
+
+// lineLimit is what an event or output line to this peer may have.
+func (c *conn) lineLimit() int {
+	if c.modern.Load() {
+		return frame.MaxLine
+	}
+	return smallLine
+}
+
+// appendOutput writes the latest of lines that fit.
+func appendOutput(dst []byte, lines []string, limit int) []byte {
+	room := limit - len(`{"type":"output","lines":[]}`)
+	from := len(lines)
+	for from > 0 {
+		n := len(rpc.AppendString(nil, lines[from-1], false)) + 1
+		if n > room {
+			break
+		}
+		room -= n
+		from--
+	}
+	dst = append(dst, `{"type":"output","lines":[`...)
+	for i, l := range lines[from:] {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = rpc.AppendString(dst, l, false)
+	}
+	if from == len(lines) && from > 0 { // even the last one is too long: its end
+		last := lines[from-1]
+		at := max(0, len(last)-limit/6) // a byte takes up to six
+		for at < len(last) && last[at]&0xc0 == 0x80 {
+			at++
+		}
+		dst = rpc.AppendString(dst, last[at:], false)
+	}
+	return append(dst, "]}"...)
+}
+
+// message takes a message in and acknowledges it.
+func (c *conn) message() {
+	if !c.may(rpc.ScopeCall) {
+		return
+	}
+	f := &c.frame
+	var id rpc.Value
+	if s := c.session(c.conn.Session); s != nil {
+		var err error
+		if id, err = s.Deliver(f.Whole); err != nil {
+			c.sendError(nil, rpc.AsError(nil, err).Text())
+			return
+		}
+	} else if id = f.Member("id"); id.IsUndefined() {
+		id = rpc.String(randomHex(16))
+	}
+	c.answer(func(dst []byte) []byte {
+		dst = append(dst, `{"type":"ack","id":`...)
+		return append(append(dst, raw(id)...), '}')
+	})
+}
+
+func randomHex(bytes int) string {
+	b := make([]byte, bytes)
+	rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// shutdown asks the hub to stop. The peer has its acknowledgement before that.
+func (c *conn) shutdown() {
+	if !c.may(rpc.ScopeAdmin) {
+		return
+	}
+	if c.s.cfg.OnShutdown == nil {
+		c.sendError(nil, "shutdown is not possible here")
+		return
+	}
+	reason := rpc.CleanText(frame.Text(c.frame.Member("reason")), 256)
+	c.answer(func(dst []byte) []byte { return append(dst, `{"type":"ack"}`...) })
+	c.flush()
+	c.s.cfg.OnShutdown(reason, c.peer)
+}
+
+// hello notes that the peer knows what this package adds, and answers.
+func (c *conn) hello() {
+	f := &c.frame
+	version, err := f.Member("version").AsInt()
+	if err != nil || version < 1 {
+		c.failed(&frame.Error{Reason: frame.BadType, Text: "hello without a version"})
+		c.sendError(nil, "hello: version must be an integer from 1")
+		return
+	}
+	if token := f.Member("token"); !token.IsUndefined() && !token.IsNull() && c.s.cfg.Authenticate != nil {
+		peer, err := c.s.cfg.Authenticate(&c.conn, frame.Text(token))
+		if err != nil {
+			c.sendError(nil, "hello: "+rpc.AsError(nil, err).Text())
+			return
+		}
+		c.peer = peer
+		if c.conn.OnPeer != nil {
+			c.conn.OnPeer(peer)
+		}
+	}
+	c.modern.Store(true)
+	c.send(&c.batch, "control", func(dst []byte) []byte {
+		return frame.AppendWelcome(dst, frame.Greeting{
+			Version: frame.Version, Server: fmt.Sprintf("hubd/%s", c.s.cfg.Version),
+			Identity: c.conn.Session, Features: c.s.welcome,
+		})
+	})
+}
