@@ -1,0 +1,99 @@
+package tests
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// TestReadmeTranscript types what README.md shows and compares what is seen.
+// The first console block starts the hub; the test has its own instead. In the
+// others "$ " begins a command, all else is its output, and "..." stands for any
+// text within a line or, alone, for any lines.
+func TestReadmeTranscript(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(readme), "```console\n")
+	if len(blocks) < 3 {
+		t.Fatalf("README.md has %d console blocks, want one that starts the hub and at least one that uses it", len(blocks)-1)
+	}
+	d := startDaemon(t)
+	n := 0
+	for _, block := range blocks[2:] {
+		block, _, _ = strings.Cut(block, "```")
+		for _, step := range strings.Split("\n"+block, "\n$ ")[1:] {
+			command, want, _ := strings.Cut(step, "\n")
+			got := d.shell(command)
+			if !similar(strings.TrimRight(got, "\n"), strings.TrimRight(want, "\n")) {
+				t.Errorf("$ %s\ngot:\n%s\nREADME.md has:\n%s", command, got, want)
+			}
+			n++
+		}
+	}
+	if n == 0 {
+		t.Error("README.md shows no command")
+	}
+}
+
+// shell runs a command line as a user would, with both outputs together.
+func (d *daemon) shell(command string) string {
+	d.t.Helper()
+	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-c", command)
+	cmd.Env = append(cleanEnv(d.dir), "HUBD_SOCKET="+d.socket, "NO_COLOR=1")
+	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		d.t.Errorf("$ %s: did not end: %v", command, err)
+	}
+	return string(out) // a command may well fail: what it says is compared
+}
+
+// similar compares line by line. "..." in want matches anything.
+func similar(got, want string) bool {
+	return match(strings.Split(got, "\n"), strings.Split(want, "\n"))
+}
+
+func match(got, want []string) bool {
+	switch {
+	case len(want) == 0:
+		return len(got) == 0
+	case want[0] == "...":
+		for i := range len(got) + 1 {
+			if match(got[i:], want[1:]) {
+				return true
+			}
+		}
+		return false
+	case len(got) == 0:
+		return false
+	}
+	return matchLine(got[0], want[0]) && match(got[1:], want[1:])
+}
+
+func matchLine(got, want string) bool {
+	parts := strings.Split(want, "...")
+	for i, part := range parts {
+		switch {
+		case i == 0:
+			if !strings.HasPrefix(got, part) {
+				return false
+			}
+			got = got[len(part):]
+		case i == len(parts)-1:
+			return strings.HasSuffix(got, part)
+		default:
+			_, rest, ok := strings.Cut(got, part)
+			if !ok {
+				return false
+			}
+			got = rest
+		}
+	}
+	return got == ""
+}
