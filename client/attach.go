@@ -209,7 +209,7 @@ func (a *attachment) resume(ctx context.Context) (*Stream, error) {
 	if err != nil && ctx.Err() != nil {
 		return nil, ended(ctx, "session.follow", RetrySafe)
 	}
-	return s, unwrapPermanent(err)
+	return s, err
 }
 
 func (a *attachment) tryResume(ctx context.Context) (*Stream, Resumed, error) {

@@ -116,7 +116,10 @@ func (c *conn) cause() error {
 }
 
 // close ends the connection because of err, without waiting.
-func (c *conn) close(err error) {
+func (c *conn) close(err error) { c.end(err, 0) }
+
+// end is close that first sends what is queued, for at most linger.
+func (c *conn) end(err error, linger time.Duration) {
 	c.mu.Lock()
 	if c.err != nil {
 		c.mu.Unlock()
@@ -128,6 +131,9 @@ func (c *conn) close(err error) {
 	close(c.over)
 	c.mu.Unlock()
 	c.stop(err)
+	if linger > 0 {
+		c.out.Close(linger)
+	}
 	c.out.Fail(err) // closes the socket, hence ends the reader
 	e := disconnected(err, RetryUnknown)
 	for _, p := range calls {

@@ -31,6 +31,7 @@ type Options struct {
 const (
 	defaultReconnect = 10 * time.Second
 	helloLimit       = 5 * time.Second // for the hub's answer to hello
+	lingerLimit      = time.Second     // for what is queued when the client is closed, such as a cancel
 )
 
 // Client is a connection to a hub that is made again when it breaks. All its
@@ -105,7 +106,7 @@ func WaitFor(ctx context.Context, address string, opts *Options) (*Client, error
 		}
 		return nil, e
 	}
-	return c, unwrapPermanent(err)
+	return c, err
 }
 
 // pace is how attempts to connect follow each other.
@@ -114,13 +115,6 @@ func pace() *backoff.ExponentialBackOff {
 	b.InitialInterval = 50 * time.Millisecond
 	b.MaxInterval = 2 * time.Second
 	return b
-}
-
-func unwrapPermanent(err error) error {
-	if p, ok := errors.AsType[*backoff.PermanentError](err); ok {
-		return p.Err
-	}
-	return err
 }
 
 // temporary reports whether another attempt to connect may succeed.
@@ -207,7 +201,6 @@ func (c *Client) reconnect(r *redial) {
 		}
 		r.err = disconnected(ErrClosed, RetrySafe)
 	case err != nil:
-		err = unwrapPermanent(err)
 		e, ok := errors.AsType[*Error](err)
 		if !ok {
 			e = disconnected(err, RetrySafe)
@@ -250,7 +243,7 @@ func (c *Client) Close() error {
 	cn := c.conn
 	c.mu.Unlock()
 	c.stop(ErrClosed)
-	cn.close(ErrClosed)
+	cn.end(ErrClosed, lingerLimit)
 	c.wg.Wait()
 	cn.wait()
 	return nil

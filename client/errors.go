@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
 // Kind says what sort of failure an Error is.
@@ -127,4 +129,9 @@ func (e *Error) of(method string) *Error {
 
 func disconnected(cause error, retry Retry) *Error {
 	return &Error{Kind: KindDisconnected, Message: cause.Error(), Retry: retry, cause: cause}
+}
+
+// NoMethod makes the error of a method that does not exist, for handlers and tests.
+func NoMethod(method string) *Error {
+	return &Error{Kind: KindNotFound, Message: noMethodPrefix + rpc.CleanText(method, 64), Method: method, Retry: RetrySafe}
 }

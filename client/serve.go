@@ -27,13 +27,9 @@ type Methods map[string]func(ctx context.Context, params json.RawMessage) (any, 
 func (m Methods) Handle(ctx context.Context, method string, params json.RawMessage) (any, error) {
 	f := m[method]
 	if f == nil {
-		return nil, noMethod(method)
+		return nil, NoMethod(method)
 	}
 	return f(ctx, params)
-}
-
-func noMethod(method string) *Error {
-	return &Error{Kind: KindNotFound, Message: noMethodPrefix + rpc.CleanText(method, 64), Retry: RetrySafe}
 }
 
 // maxServed bounds the calls of the hub that run at the same time.
@@ -47,7 +43,7 @@ func (c *conn) serve(b *rpc.Batch, f *frame.Frame) {
 	}
 	method := string(f.MethodName())
 	if c.handler == nil {
-		c.answer(b, id, rpc.Value{}, noMethod(method))
+		c.answer(b, id, rpc.Value{}, NoMethod(method))
 		return
 	}
 	key := string(id)

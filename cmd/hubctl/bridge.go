@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hubd-dev/hubd/client"
+)
+
+// bridgeQuiet is how long the bridge listens on for answers after stdin has
+// ended, counted from the last byte that came.
+const bridgeQuiet = 5 * time.Second
+
+func newBridge(a *app) *cobra.Command {
+	protocol := ""
+	cmd := &cobra.Command{
+		Use:   "bridge",
+		Short: "Join stdin and stdout to the hub's socket",
+		Long: `Join stdin and stdout to the hub's socket, byte by byte, for clients that start a
+child process and talk to its standard streams. Nothing else is written to
+stdout. When stdin ends, what is still on its way is awaited and the bridge exits.
+
+The hub detects the protocol from the first bytes. Kkrpc over lines looks like
+the native protocol, so --protocol kkrpc looks for a listener that speaks it.`,
+		Example: `  hubctl bridge
+  hubctl bridge --protocol kkrpc
+  echo '{"action":"ping"}' | hubctl bridge`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			addr, err := a.bridgeAddress(ctx, protocol)
+			if err != nil {
+				return err
+			}
+			var d net.Dialer
+			nc, err := d.DialContext(ctx, addr.Network, addr.Path)
+			if err != nil {
+				return unreachable{addr, errors.Join(&client.Error{Kind: client.KindDisconnected, Retry: client.RetrySafe}, err)}
+			}
+			return a.bridge(ctx, nc)
+		},
+	}
+	cmd.Flags().StringVar(&protocol, "protocol", "", "the `protocol` that will be spoken: kollabor (native), kkrpc, krpc or snekrpc")
+	cmd.RegisterFlagCompletionFunc("protocol", cobra.FixedCompletions(bridgeProtocols, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+var bridgeProtocols = []string{"kollabor", "kkrpc", "krpc", "snekrpc"}
+
+// bridgeAddress returns where that protocol is spoken without further ado.
+func (a *app) bridgeAddress(ctx context.Context, protocol string) (client.Address, error) {
+	switch {
+	case protocol == "" || protocol == "native":
+		return a.address()
+	case protocol == "capnweb":
+		return client.Address{}, usageError{"capnweb is spoken over WebSocket and HTTP only", "connect to /capnweb of a listener"}
+	case !slices.Contains(bridgeProtocols, protocol):
+		return client.Address{}, usageError{fmt.Sprintf("unknown protocol %q", protocol), "one of " + strings.Join(bridgeProtocols, ", ")}
+	case protocol != "kkrpc":
+		return a.address()
+	}
+	c, err := a.dial(ctx)
+	if err != nil {
+		return client.Address{}, err
+	}
+	var info struct{ Listeners []string }
+	if err := c.Call(ctx, "hub.info", nil, &info); err != nil {
+		return client.Address{}, err
+	}
+	for _, listener := range info.Listeners {
+		if u, err := url.Parse(listener); err == nil && u.Query().Get("protocols") == protocol {
+			return client.ParseAddress(listener)
+		}
+	}
+	return client.Address{}, hintedError{
+		fmt.Errorf("the hub has no listener for %s alone", protocol),
+		fmt.Sprintf("start it with another --listen unix:///PATH?protocols=%s", protocol),
+	}
+}
+
+// bridge copies both ways until the hub hangs up, or stdin has ended and
+// nothing more comes.
+func (a *app) bridge(ctx context.Context, nc net.Conn) error {
+	defer nc.Close()
+	var inputEnded atomic.Bool
+	go func() { // ends with stdin, or with the program
+		_, err := io.Copy(nc, a.in)
+		if err != nil {
+			return // the hub has hung up: the other direction tells
+		}
+		inputEnded.Store(true)
+		if half, ok := nc.(interface{ CloseWrite() error }); ok {
+			half.CloseWrite()
+		}
+		nc.SetReadDeadline(time.Now().Add(bridgeQuiet))
+	}()
+	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	defer stop()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := nc.Read(buf)
+		if n > 0 {
+			if _, err := a.out.Write(buf[:n]); err != nil {
+				return err
+			}
+			if inputEnded.Load() {
+				nc.SetReadDeadline(time.Now().Add(bridgeQuiet))
+			}
+		}
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case inputEnded.Load():
+			return nil
+		default:
+			if errors.Is(err, io.EOF) {
+				err = errors.New("the hub closed the connection")
+			}
+			return &client.Error{Kind: client.KindDisconnected, Message: err.Error(), Retry: client.RetryUnsafe}
+		}
+	}
+}

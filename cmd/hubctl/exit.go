@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hubd-dev/hubd/client"
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// Exit codes. They are an interface: scripts rely on them.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitUnreachable = 3
+	exitDenied      = 4
+	exitTimeout     = 5
+	exitNoMethod    = 6
+	exitCancelled   = 7
+	exitInterrupted = 130
+)
+
+func newExitCodes() *cobra.Command {
+	return &cobra.Command{
+		Use:   "exit-codes",
+		Short: "What the exit codes mean",
+		Long: `Exit codes of hubctl:
+
+    0  ok
+    1  the call failed: the method said so, or its arguments did not fit
+    2  wrong usage of hubctl itself
+    3  the hub cannot be reached, or hung up
+    4  the hub refused: not allowed, or not authenticated
+    5  no answer in time
+    6  the hub has no such method
+    7  the hub cancelled the call
+  130  interrupted (Ctrl-C, SIGTERM); the call was cancelled in the hub`,
+	}
+}
+
+// usageError is a mistake on the command line.
+type usageError struct{ text, hint string }
+
+func (e usageError) Error() string { return e.text }
+
+// hintedError is an error that somebody can do something about.
+type hintedError struct {
+	error
+	hint string
+}
+
+func (e hintedError) Unwrap() error { return e.error }
+
+// unreachable is a hub that cannot be connected to.
+type unreachable struct {
+	addr client.Address
+	err  error
+}
+
+func (e unreachable) Unwrap() error { return e.err }
+
+func (e unreachable) Error() string {
+	where := e.addr.Path
+	if e.addr.Network != "unix" {
+		where = e.addr.String()
+	}
+	reason := e.err.Error()
+	if errno, ok := errors.AsType[syscall.Errno](e.err); ok {
+		reason = errno.Error()
+	}
+	return fmt.Sprintf("cannot reach %s: %s", where, reason)
+}
+
+func (e unreachable) hint() string {
+	switch {
+	case errors.Is(e.err, fs.ErrNotExist):
+		return `no hub listens there: start one with "hubd", or name its socket with --socket or HUBD_SOCKET`
+	case errors.Is(e.err, syscall.ECONNREFUSED):
+		return `the hub that listened there has ended: start it again with "hubd"`
+	case errors.Is(e.err, fs.ErrPermission):
+		return "ask to be let in: sudo usermod -aG hubd $USER, then log in again"
+	}
+	switch client.KindOf(e.err) {
+	case client.KindUnauthenticated:
+		return "put the token into the variable HUBD_TOKEN"
+	case client.KindOverloaded:
+		return "the hub has all the connections it takes: try again"
+	}
+	return ""
+}
+
+// exitCode says what an error means to a script.
+func exitCode(ctx context.Context, err error) int {
+	if err == nil {
+		return exitOK
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
+		return exitUsage
+	}
+	if context.Cause(ctx) == errInterrupted {
+		return exitInterrupted
+	}
+	e, ok := errors.AsType[*client.Error](err)
+	if !ok {
+		return exitFailed
+	}
+	switch e.Kind {
+	case client.KindDisconnected:
+		return exitUnreachable
+	case client.KindPermission, client.KindUnauthenticated:
+		return exitDenied
+	case client.KindTimeout:
+		return exitTimeout
+	case client.KindCancelled:
+		return exitCancelled
+	case client.KindNotFound:
+		if e.NoMethod() {
+			return exitNoMethod
+		}
+	case client.KindUnavailable:
+		if _, dialing := errors.AsType[unreachable](err); dialing {
+			return exitUnreachable
+		}
+	}
+	return exitFailed
+}
+
+// report prints err, if it is one, and returns the exit code.
+func (a *app) report(ctx context.Context, err error) int {
+	code := exitCode(ctx, err)
+	if code == exitOK {
+		return code
+	}
+	if code == exitInterrupted {
+		fmt.Fprintln(a.err, "hubctl: interrupted")
+		return code
+	}
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) && client.KindOf(err) == client.KindInternal {
+		return code // nobody reads stdout any more
+	}
+	text, hint := explain(err)
+	fmt.Fprintf(a.err, "hubctl: %s\n", oneLine(text))
+	if e, ok := errors.AsType[*client.Error](err); ok && len(e.Data) > 0 {
+		fmt.Fprintf(a.err, "data: %s\n", e.Data)
+	}
+	if hint != "" {
+		fmt.Fprintf(a.err, "hint: %s\n", hint)
+	}
+	return code
+}
+
+// explain returns the error line and the hint line of err.
+func explain(err error) (text, hint string) {
+	text = err.Error()
+	if e, ok := errors.AsType[hintedError](err); ok {
+		return text, e.hint
+	}
+	if e, ok := errors.AsType[usageError](err); ok {
+		return text, e.hint
+	}
+	if e, ok := errors.AsType[unreachable](err); ok {
+		return text, e.hint()
+	}
+	e, ok := errors.AsType[*client.Error](err)
+	if !ok {
+		return text, ""
+	}
+	switch e.Kind {
+	case client.KindNotFound:
+		if e.NoMethod() {
+			return fmt.Sprintf("no such method %q", e.Method), `"hubctl methods" lists what there is`
+		}
+	case client.KindInvalidParams:
+		if strings.Contains(e.Message, "stream") {
+			hint = "add --stream"
+		} else if e.Method != "" {
+			hint = fmt.Sprintf(`"hubctl describe %s" shows its arguments`, e.Method)
+		}
+	case client.KindTimeout:
+		hint = "--timeout allows more time"
+	case client.KindUnauthenticated:
+		hint = "put the token into the variable HUBD_TOKEN"
+	case client.KindOverloaded:
+		hint = "a limit of the hub is reached: try again later"
+	case client.KindDisconnected:
+		if e.Retry == client.RetryUnknown {
+			hint = "the method may have run: look before you call again"
+		}
+	}
+	return text, hint
+}
+
+// oneLine keeps what came from elsewhere from writing to the terminal as it likes.
+func oneLine(s string) string { return rpc.CleanText(s, 4*rpc.MaxErrorMessage) }

@@ -1,0 +1,95 @@
+// Command hubctl talks to a running hubd: it calls methods, follows streams and
+// sessions, and shows what the hub does.
+//
+// Rules of its interface: data goes to stdout and nothing else does; talk goes
+// to stderr. An error is one line that begins with "hubctl: ", followed by a
+// line that begins with "hint: " where something can be done about it. Exit
+// codes are those of "hubctl help exit-codes".
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/term"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], standard()))
+}
+
+// console is what the program reads from and writes to.
+type console struct {
+	in       io.Reader
+	out, err io.Writer
+	inTTY    bool
+	outTTY   bool
+	errTTY   bool
+	getenv   func(string) string
+}
+
+func standard() console {
+	return console{
+		in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		inTTY:  term.IsTerminal(int(os.Stdin.Fd())),
+		outTTY: term.IsTerminal(int(os.Stdout.Fd())),
+		errTTY: term.IsTerminal(int(os.Stderr.Fd())),
+		getenv: os.Getenv,
+	}
+}
+
+// errInterrupted is the cause of the context when a signal ended the program.
+var errInterrupted = errors.New("interrupted")
+
+// run is the whole program without os.Exit, so that tests can call it.
+func run(args []string, con console) int {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	a := &app{console: con}
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	done := make(chan struct{})
+	defer close(done)
+	go func() { // ends with run
+		for n := 0; ; n++ {
+			select {
+			case <-signals:
+			case <-done:
+				return
+			}
+			if n > 0 { // the first one is taking too long
+				a.leave()
+				os.Exit(exitInterrupted)
+			}
+			cancel(errInterrupted)
+		}
+	}()
+	root := newRoot(a)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if a.client != nil {
+		a.client.Close()
+	}
+	a.leave()
+	return a.report(ctx, err)
+}
+
+// onLeave is what must be undone however the program ends: the terminal's mode.
+type onLeave struct {
+	undo atomic.Pointer[func()]
+}
+
+// leave undoes once what was set with keep.
+func (o *onLeave) leave() {
+	if f := o.undo.Swap(nil); f != nil {
+		(*f)()
+	}
+}
+
+func (o *onLeave) keep(undo func()) { o.undo.Store(&undo) }

@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hubd-dev/hubd/client"
+)
+
+// version is set by the release build; without it the module's version is told.
+var version string
+
+func versionText() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// app is one run of the program.
+type app struct {
+	console
+	onLeave
+	socket string
+	format string // of --output; "" leaves it to the command
+	color  string
+	client *client.Client // the open connection, if any
+}
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "hubctl",
+		Short: "Talk to a running hubd",
+		Long: `hubctl calls the methods of a running hubd, follows its streams and sessions,
+and shows what it does.
+
+The hub is found at --socket, else at $HUBD_SOCKET, else at the socket of this
+user's hub ($XDG_RUNTIME_DIR/hubd/hub.sock), else at /run/hubd/hub.sock.`,
+		Example: `  hubctl methods                              what can be called
+  hubctl call math.add a:=2 b:=40             call a method
+  hubctl call --stream demo.count n:=3        items as they come
+  hubctl attach demo                          follow a session
+  hubctl wait --timeout 10s && hubctl status  wait for the hub, then look`,
+		Version:       versionText(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return unknownCommand(cmd, args[0])
+		},
+		PersistentPreRunE: func(*cobra.Command, []string) error { return a.checkFlags() },
+	}
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.SetVersionTemplate("hubctl {{.Version}}\n")
+	root.SetHelpTemplate(helpTemplate)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{err.Error(), fmt.Sprintf("see %q", cmd.CommandPath()+" --help")}
+	})
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.socket, "socket", "", "the hub's `address`: a path, unix:///path or tcp://host:port")
+	flags.StringVarP(&a.format, "output", "o", "", "`format` of the result: table, json, jsonl, yaml or raw")
+	flags.StringVar(&a.color, "color", "auto", "`when` to use colour: auto, always or never")
+	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
+	root.RegisterFlagCompletionFunc("color", cobra.FixedCompletions([]string{"auto", "always", "never"}, cobra.ShellCompDirectiveNoFileComp))
+	root.AddCommand(
+		newCall(a), newMethods(a), newDescribe(a), newPing(a), newAttach(a), newPublish(a),
+		newWait(a), newStatus(a), newBridge(a), newExitCodes(),
+	)
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	usageArgs(root)
+	return root
+}
+
+// usageArgs makes every wrong number of arguments a usage error.
+func usageArgs(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			err := check(cmd, args)
+			if err == nil {
+				return nil
+			}
+			if _, ok := err.(usageError); ok {
+				return err
+			}
+			return usageError{err.Error(), "usage: " + cmd.UseLine()}
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		usageArgs(sub)
+	}
+}
+
+// helpTemplate shows examples first: most people look for those.
+const helpTemplate = `{{with .Example}}{{. | trimTrailingWhitespaces}}
+
+{{end}}{{with (or .Long .Short)}}{{. | trimTrailingWhitespaces}}
+
+{{end}}{{if or .Runnable .HasSubCommands}}{{.UsageString}}{{end}}`
+
+func unknownCommand(root *cobra.Command, name string) error {
+	var names []string
+	for _, cmd := range root.Commands() {
+		if cmd.IsAvailableCommand() {
+			names = append(names, cmd.Name())
+		}
+	}
+	hint := `"hubctl --help" lists the commands`
+	if near := nearest(name, names, 1); len(near) > 0 {
+		hint = fmt.Sprintf("did you mean %q?", near[0])
+	} else if strings.Contains(name, ".") {
+		hint = fmt.Sprintf("to call a method: hubctl call %s", name)
+	}
+	return usageError{fmt.Sprintf("unknown command %q", name), hint}
+}
+
+func (a *app) checkFlags() error {
+	if a.format != "" && !isFormat(a.format) {
+		return usageError{fmt.Sprintf("unknown output format %q", a.format), "one of " + strings.Join(formats, ", ")}
+	}
+	switch a.color {
+	case "auto", "always", "never":
+		return nil
+	}
+	return usageError{fmt.Sprintf("unknown value %q of --color", a.color), "one of auto, always, never"}
+}
+
+// address returns where the hub is.
+func (a *app) address() (client.Address, error) {
+	if a.socket == "" {
+		addr, err := client.DefaultAddress()
+		if err != nil {
+			return addr, usageError{err.Error(), ""}
+		}
+		return addr, nil
+	}
+	addr, err := client.ParseAddress(a.socket)
+	if err != nil {
+		return addr, usageError{"--socket: " + err.Error(), ""}
+	}
+	return addr, nil
+}
+
+func (a *app) options() *client.Options {
+	return &client.Options{Name: "hubctl", Token: a.getenv("HUBD_TOKEN")}
+}
+
+// dial connects to the hub. run closes the connection.
+func (a *app) dial(ctx context.Context) (*client.Client, error) {
+	addr, err := a.address()
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.Dial(ctx, addr.String(), a.options())
+	if err != nil {
+		return nil, unreachable{addr, err}
+	}
+	a.client = c
+	a.warnSkew(c.Server().Software)
+	return c, nil
+}
+
+// warnSkew says once when hub and hubctl are not of one release.
+func (a *app) warnSkew(software string) {
+	name, hub, _ := strings.Cut(software, "/")
+	if name != "hubd" || version == "" || hub == "" || strings.Contains(hub, "devel") || hub == version {
+		return
+	}
+	fmt.Fprintf(a.err, "hubctl: warning: this is hubctl %s, the hub is hubd %s\n", version, hub)
+}
