@@ -31,8 +31,10 @@ func dialWire(t *testing.T, socket string) *wire {
 	}
 	t.Cleanup(func() { c.Close() })
 	c.SetDeadline(time.Now().Add(2 * patience))
-	return &wire{t: t, Conn: c, r: bufio.NewReaderSize(c, 64<<10)}
+	return &wire{t: t, Conn: c, r: newLineReader(c)}
 }
+
+func newLineReader(r io.Reader) *bufio.Reader { return bufio.NewReaderSize(r, 64<<10) }
 
 // send writes text as it is.
 func (w *wire) send(text string) {
