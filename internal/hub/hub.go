@@ -22,6 +22,7 @@ import (
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/kollabor"
+	"github.com/hubd-dev/hubd/internal/session"
 )
 
 // hub is a running daemon. Everything above the line is set before the first
@@ -39,9 +40,13 @@ type hub struct {
 	open      *registry // of connections
 	protocols map[rpc.Protocol]handler
 	native    *kollabor.Server
+	sessions  *session.Registry
 	web       *web
 	agentID   string   // tells hubs apart
 	state     *os.File // lock of the state folder
+
+	sessionDir  string   // of the sessions' sockets; "" when there are none
+	sessionLock *os.File // of that folder
 
 	ctx  context.Context // of connections: ends, with its cause, when shutdown stops waiting
 	stop context.CancelCauseFunc
@@ -57,6 +62,7 @@ type hub struct {
 
 	mu        sync.Mutex
 	listeners []*listener
+	closed    bool           // no listener is added any more
 	accepting sync.WaitGroup // accept loops
 	serving   sync.WaitGroup // connections
 }

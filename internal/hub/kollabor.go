@@ -16,6 +16,7 @@ func (h *hub) newKollabor() *kollabor.Server {
 	return kollabor.New(kollabor.Config{
 		Table:    h.table,
 		Gate:     h.gate,
+		Sessions: nativeSessions{h},
 		Observer: newWireObserver(h),
 		Version:  h.version,
 		Started:  h.started,

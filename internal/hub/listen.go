@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -277,17 +276,9 @@ func (h *hub) listenerNames() []string {
 	defer h.mu.Unlock()
 	names := []string{}
 	for _, l := range h.listeners {
-		if !l.metrics {
+		if !l.metrics && l.session == "" {
 			names = append(names, l.String())
 		}
 	}
 	return names
-}
-
-// isSessionName reports whether name can be that of a session's socket.
-func isSessionName(name string) bool {
-	if len(name) == 0 || len(name) > 32 || name == "." || name == ".." {
-		return false
-	}
-	return strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == ""
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/session"
 )
 
 // metrics has everything that Prometheus is told. Label values come from the
@@ -34,6 +35,12 @@ type metrics struct {
 	storeOps     *prometheus.HistogramVec
 
 	attached      prometheus.Gauge
+	followers     prometheus.Gauge
+	events        prometheus.Counter
+	eventBytes    prometheus.Counter
+	inputs        prometheus.Counter
+	prompts       *prometheus.CounterVec
+	messages      *prometheus.CounterVec
 	outboxBlocked prometheus.Counter
 	acceptErrors  prometheus.Counter
 	reloads       *prometheus.CounterVec
@@ -97,6 +104,12 @@ func newMetrics(version string, protocols []rpc.Protocol) *metrics {
 	m.rejections = m.counters("hubd_rejected_total", "Refusals because of a limit, by the name of the limit.", "limit")
 	m.storeOps = m.histograms("hubd_store_op_duration_seconds", "Time that operations of the state store took.", durationBuckets, "op")
 	m.attached = m.gauge("hubd_attached_clients", "Clients that are attached to sessions through the native protocol.")
+	m.followers = m.gauge("hubd_session_followers", "Followers of sessions, in any protocol.")
+	m.events = m.counter("hubd_session_events_total", "Events that were published in sessions.")
+	m.eventBytes = m.counter("hubd_session_event_bytes_total", "Bytes of the events that were published in sessions.")
+	m.inputs = m.counter("hubd_session_inputs_total", "Inputs of followers that were taken.")
+	m.prompts = m.counters("hubd_session_prompts_total", "Permission prompts that ended, by outcome.", "outcome")
+	m.messages = m.counters("hubd_session_messages_total", "Messages that sessions got, by result.", "result")
 	m.outboxBlocked = m.counter("hubd_outbox_blocked_seconds_total", "Time that writers waited for peers to take their bytes.")
 	m.acceptErrors = m.counter("hubd_accept_errors_total", "Failed attempts to accept a connection.")
 	m.reloads = m.counters("hubd_reloads_total", "Reloads of the configuration, by result.", "result")
@@ -138,6 +151,12 @@ func (m *metrics) zero() {
 		limitConnections, limitConnectionsUID, limitUnauthenticated, limitFirstByte, limitWriteStall, limitFrame,
 	} {
 		m.rejections.WithLabelValues(limit)
+	}
+	for _, outcome := range []string{session.PromptAnswered, session.PromptExpired, session.PromptWithdrawn} {
+		m.prompts.WithLabelValues(outcome)
+	}
+	for _, result := range []string{"taken", "duplicate"} {
+		m.messages.WithLabelValues(result)
 	}
 	for _, result := range []string{"ok", "failed"} {
 		m.reloads.WithLabelValues(result)

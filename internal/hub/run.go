@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/session"
 )
 
 // closing bounds each step of a shutdown after the drain.
@@ -74,7 +75,15 @@ func start(o Options) (_ *hub, err error) {
 			return nil, err
 		}
 	}
+	h.table.Describe("session", session.ServiceDoc)
+	if err := h.table.Add(h.sessions.Methods()...); err != nil {
+		return nil, err
+	}
 	if err := h.listenAll(); err != nil {
+		return nil, err
+	}
+	h.openSessionFolder()
+	if _, err := h.sessions.Open(h.sessions.Default(), session.OpenOptions{Permanent: true, Peer: rpc.Local}); err != nil {
 		return nil, err
 	}
 	h.serving.Go(func() {
@@ -82,8 +91,10 @@ func start(o Options) (_ *hub, err error) {
 			h.log.Error("http server ended", zap.Error(err))
 		}
 	})
-	for _, l := range h.listeners {
-		h.accepting.Go(func() { h.accept(l) })
+	for _, l := range h.listening() {
+		if l.session == "" { // those of sessions accept already
+			h.accepting.Go(func() { h.accept(l) })
+		}
 	}
 	h.phase.Store(ready)
 	info := h.whereabouts()
@@ -120,6 +131,7 @@ func newHub(o Options) *hub {
 		Observer: observer{h}, CallsPerLink: o.Limits.CallsPerConnection, CallsPerUID: o.Limits.CallsPerUID, Calls: o.Limits.Calls,
 	}
 	h.table.Added = h.metrics.added
+	h.sessions = h.newSessions()
 	h.native = h.newKollabor()
 	h.web = newWeb(h)
 	return h
@@ -179,7 +191,7 @@ func (h *hub) listenAll() error {
 // whereabouts says where the hub can be reached.
 func (h *hub) whereabouts() Info {
 	info := Info{Listeners: h.listenerNames(), State: h.opts.State}
-	for _, l := range h.listeners {
+	for _, l := range h.listening() {
 		if l.metrics {
 			info.Metrics = l.addr.hostport
 		}
@@ -203,9 +215,7 @@ func (h *hub) shutdown(reason string) error {
 	h.notify(fmt.Sprintf("STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=%d", (h.opts.Limits.Drain + 3*closing).Microseconds()))
 	h.log.Info("stopping", zap.String("reason", rpc.CleanText(reason, 200)), zap.Int("in_flight", h.gate.InFlight()))
 
-	for _, l := range h.listening() {
-		l.close()
-	}
+	h.closeListeners()
 	h.accepting.Wait()
 	h.gate.Drain()
 	h.native.Goodbye(reason)
@@ -255,11 +265,24 @@ func (h *hub) drain(limit time.Duration) {
 func (h *hub) close() {
 	h.stop(rpc.ErrShutdown)
 	h.web.conns.Close()
-	for _, l := range h.listening() {
-		l.close()
+	h.closeListeners()
+	h.accepting.Wait()
+	h.sessions.Shutdown("the hub has stopped")
+	if h.sessionLock != nil {
+		h.sessionLock.Close()
 	}
 	if h.state != nil {
 		h.state.Close()
+	}
+}
+
+// closeListeners stops accepting, for good.
+func (h *hub) closeListeners() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	for _, l := range h.listeners {
+		l.close()
 	}
 }
 

@@ -108,23 +108,3 @@ func (h *hub) protocolNames() []string {
 	}
 	return slices.Clip(names)
 }
-
-// identity returns the name of the session that is the default one for call.
-func (h *hub) identity(call *rpc.Call) string {
-	if call != nil {
-		if l := call.Link(); l != nil {
-			if c, ok := l.Conn.(*conn); ok && c.listener.session != "" {
-				return c.listener.session
-			}
-		}
-	}
-	return h.defaultSession()
-}
-
-// defaultSession is the session of the main socket.
-func (h *hub) defaultSession() string {
-	if h.opts.Demo {
-		return "demo"
-	}
-	return "hub"
-}
