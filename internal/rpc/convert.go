@@ -2,10 +2,12 @@ package rpc
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"math"
 	"math/big"
 	"strconv"
+	"strings"
 )
 
 // The As methods turn a Value into a Go value, or say what it is instead.
@@ -113,13 +115,49 @@ func (v Value) AsInt() (int64, error) {
 			return int64(n), nil
 		}
 	case Number:
-		if f, err := strconv.ParseFloat(string(n), 64); err == nil && f == math.Trunc(f) && math.Abs(f) < 1<<63 {
-			return int64(f), nil
+		if i, whole, fits := wholeNumber(string(n)); fits {
+			return i, nil
+		} else if whole {
+			return 0, errIntRange
 		}
 	case uint64, *big.Int:
-		return 0, fmt.Errorf("the integer is out of range")
+		return 0, errIntRange
 	}
 	return 0, fmt.Errorf("expected an integer, got a number with a fraction")
+}
+
+var errIntRange = errors.New("the integer is out of range")
+
+// wholeNumber reads a literal with point or exponent digit by digit, since a
+// float would round: whole tells that it has no fraction, fits that i is it.
+func wholeNumber(text string) (i int64, whole, fits bool) {
+	mantissa, exponent, _ := strings.Cut(strings.ToLower(text), "e")
+	digits, negative := strings.CutPrefix(mantissa, "-")
+	digits, fraction, _ := strings.Cut(digits, ".")
+	digits = strings.TrimLeft(digits+fraction, "0")
+	bare := strings.TrimRight(digits, "0")
+	if bare == "" {
+		return 0, true, true
+	}
+	var shift int64
+	if exponent != "" {
+		var err error
+		if shift, err = strconv.ParseInt(exponent, 10, 32); err != nil {
+			return 0, exponent[0] != '-', false
+		}
+	}
+	zeros := shift - int64(len(fraction)) + int64(len(digits)-len(bare))
+	switch {
+	case zeros < 0:
+		return 0, false, false
+	case int64(len(bare))+zeros > 19:
+		return 0, true, false
+	}
+	if negative {
+		bare = "-" + bare
+	}
+	i, err := strconv.ParseInt(bare+strings.Repeat("0", int(zeros)), 10, 64)
+	return i, true, err == nil
 }
 
 // AsUint returns an unsigned integer of 64 bits.
@@ -151,6 +189,9 @@ func (v Value) AsFloat() (float64, error) {
 		return n, nil
 	case *big.Int:
 		f, _ := new(big.Float).SetInt(n).Float64()
+		if math.IsInf(f, 0) {
+			return 0, fmt.Errorf("the number is out of range")
+		}
 		return f, nil
 	case Number:
 		f, err := strconv.ParseFloat(string(n), 64)

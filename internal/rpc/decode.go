@@ -4,12 +4,14 @@ import (
 	"iter"
 	"math"
 	"math/big"
+	"slices"
 	"strconv"
 	"unicode/utf16"
 	"unicode/utf8"
 )
 
-// decodeTree decodes text that Scan has accepted. Depth is bounded by Scan.
+// decodeTree decodes text that Scan has accepted, in one pass. It recurses as
+// deep as the text is nested, which Scan has bounded.
 func decodeTree(text []byte) any {
 	d := decoder{b: text}
 	return d.value()
@@ -25,14 +27,17 @@ func (d *decoder) value() any {
 	switch c := d.b[d.i]; c {
 	case '{':
 		m := &Map{}
-		for key, v := range objectItems(d.b, &d.i) {
-			m.Items = append(m.Items, Item{Unquote(key), v.Tree()})
+		for d.next('}') {
+			end := stringEnd(d.b, d.i)
+			key := Unquote(d.b[d.i:end])
+			d.i = SkipSpace(d.b, end) + 1 // the colon
+			m.Items = append(m.Items, Item{key, d.value()})
 		}
 		return m
 	case '[':
 		list := []any{}
-		for v := range arrayItems(d.b, &d.i) {
-			list = append(list, v.Tree())
+		for d.next(']') {
+			list = append(list, d.value())
 		}
 		return list
 	case '"':
@@ -41,7 +46,12 @@ func (d *decoder) value() any {
 		d.i = end
 		s, lone := unquote(text)
 		if lone {
-			return Value{raw: append([]byte(nil), text...), traits: Traits{Flags: HasSurrogate}}
+			own := append([]byte(nil), text...)
+			t := Traits{Flags: HasSurrogate}
+			if slices.ContainsFunc(own, func(c byte) bool { return c >= utf8.RuneSelf }) {
+				t.Flags |= HasNonASCII
+			}
+			return Value{raw: own, traits: t}
 		}
 		return s
 	case 't':
@@ -70,6 +80,23 @@ func (d *decoder) value() any {
 	}
 }
 
+// next moves to the next part of a container, from its opening bracket or from
+// behind a part; at the closing bracket it moves behind that and returns false.
+func (d *decoder) next(closing byte) bool {
+	d.i = SkipSpace(d.b, d.i)
+	if c := d.b[d.i]; c == '{' || c == '[' || c == ',' {
+		d.i = SkipSpace(d.b, d.i+1)
+		if c == ',' {
+			return true
+		}
+	}
+	if d.b[d.i] == closing {
+		d.i++
+		return false
+	}
+	return true
+}
+
 // decodeNumber keeps integers exact and every other literal as text.
 func decodeNumber(text []byte) any {
 	for _, c := range text {
@@ -80,11 +107,13 @@ func decodeNumber(text []byte) any {
 	if string(text) == "-0" {
 		return Number(text)
 	}
-	if i, err := strconv.ParseInt(string(text), 10, 64); err == nil {
-		return i
-	}
-	if u, err := strconv.ParseUint(string(text), 10, 64); err == nil {
-		return u
+	if len(text) <= 20 { // more digits fit into no machine word
+		if i, err := strconv.ParseInt(string(text), 10, 64); err == nil {
+			return i
+		}
+		if u, err := strconv.ParseUint(string(text), 10, 64); err == nil {
+			return u
+		}
 	}
 	n, _ := new(big.Int).SetString(string(text), 10)
 	return n
@@ -193,9 +222,12 @@ func valueEnd(b []byte, i int) int {
 	}
 }
 
-// part makes a Value of a piece of v's text. Its traits are those of the whole:
-// too many flags cost a slower path, never a wrong one.
-func (v Value) part(from, to int) Value { return Value{raw: v.raw[from:to], traits: v.traits} }
+// partTraits are those of any part of a container with these traits. Flags are
+// kept: too many cost a slower path, never a wrong one.
+func (t Traits) partTraits() Traits {
+	t.Depth = max(t.Depth, 1) - 1
+	return t
+}
 
 // Kind tells the first byte of a raw value's text ('{', '[', '"', 't', 'f',
 // 'n', a digit, '-', 'N' or 'I'), 0 for a tree or undefined.
@@ -215,7 +247,7 @@ func (v Value) Members() iter.Seq2[[]byte, Value] {
 		}
 		i := 0
 		for key, m := range objectItems(v.raw, &i) {
-			m.traits = v.traits
+			m.traits = v.traits.partTraits()
 			if !yield(key, m) {
 				return
 			}
@@ -231,7 +263,7 @@ func (v Value) Elements() iter.Seq[Value] {
 		}
 		i := 0
 		for e := range arrayItems(v.raw, &i) {
-			e.traits = v.traits
+			e.traits = v.traits.partTraits()
 			if !yield(e) {
 				return
 			}

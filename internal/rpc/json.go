@@ -3,7 +3,6 @@ package rpc
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"math"
 	"math/big"
 	"strconv"
@@ -193,11 +192,17 @@ func appendTree(dst []byte, x any, f Form, depth int) ([]byte, error) {
 	if depth > MaxDepth {
 		return dst, &Error{Code: CodeSerialization, Message: "value is nested too deeply", Ran: RanYes}
 	}
+	if isNilNode(x) {
+		return append(dst, "null"...), nil
+	}
 	var err error
 	switch x := x.(type) {
 	case nil, Undefined:
 		return append(dst, "null"...), nil
 	case Value:
+		if x.raw == nil && x.tree != nil {
+			return appendTree(dst, x.tree, f, depth+1)
+		}
 		return x.AppendJSON(dst, f)
 	case bool:
 		return strconv.AppendBool(dst, x), nil
@@ -238,8 +243,13 @@ func appendTree(dst []byte, x any, f Form, depth int) ([]byte, error) {
 		dst = append(dst, '{')
 		first := true
 		for _, it := range x.Items {
-			if _, undefined := it.Value.(Undefined); undefined {
+			switch u := it.Value.(type) {
+			case Undefined:
 				continue
+			case Value:
+				if u.IsUndefined() {
+					continue
+				}
 			}
 			if !first {
 				dst = append(dst, ',')
@@ -261,11 +271,11 @@ func appendTree(dst []byte, x any, f Form, depth int) ([]byte, error) {
 	case *File:
 		return dst, cannotCarry("a file")
 	}
-	text, err := marshal(x)
+	v, err := Encode(x) // a Go value that whoever built the tree put there
 	if err != nil {
-		return dst, &Error{Code: CodeSerialization, Message: "result not json-serializable: " + err.Error(), Ran: RanYes}
+		return dst, err
 	}
-	return append(dst, text...), nil
+	return appendTree(dst, v, f, depth+1)
 }
 
 func cannotCarry(what string) error {
@@ -333,15 +343,4 @@ func appendNonFinite(dst []byte, token string, f Form) []byte {
 		token = "null"
 	}
 	return append(dst, token...)
-}
-
-// marshal is json.Marshal without HTML escapes.
-func marshal(x any) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(x); err != nil {
-		return nil, err
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }

@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"math/big"
-	"time"
+	"slices"
 )
 
 // Value is one value between protocols: valid JSON text, or a decoded tree.
@@ -118,6 +118,11 @@ func TreeValue(tree any) Value {
 		return Value{}
 	case bool:
 		return Bool(t)
+	case int:
+		return Value{tree: int64(t)}
+	}
+	if isNilNode(tree) {
+		return Null
 	}
 	return Value{tree: tree}
 }
@@ -135,51 +140,6 @@ func String(s string) Value { return Value{raw: AppendString(nil, s, false), tra
 
 // Int makes a Value of an integer.
 func Int(i int64) Value { return Value{raw: appendInt(nil, i), traits: intTraits(i)} }
-
-// Encode makes a Value of what a Go method returned: Values and tree nodes as
-// they are, anything else by the rules of encoding/json, without HTML escapes.
-func Encode(x any) (Value, error) {
-	switch x := x.(type) {
-	case nil:
-		return Null, nil
-	case Value:
-		return x, nil
-	case string:
-		return String(x), nil
-	case bool:
-		return Bool(x), nil
-	case int:
-		return Int(int64(x)), nil
-	case int64:
-		return Int(x), nil
-	case struct{}:
-		return Value{}, nil
-	case Undefined, Number, uint64, *big.Int, Bytes, time.Time, Ext, *Map, []any, *Error, *File, *Ref, Readable:
-		return TreeValue(x), nil
-	case []byte:
-		return TreeValue(Bytes{Data: x}), nil
-	case float64:
-		return TreeValue(x), nil
-	}
-	text, err := marshal(x)
-	if err != nil {
-		return Value{}, &Error{Code: CodeSerialization, Message: "result not json-serializable: " + err.Error(), Ran: RanYes}
-	}
-	v, err := Parse(text)
-	if err != nil {
-		return Value{}, &Error{Code: CodeSerialization, Message: "result not json-serializable: " + err.Error(), Ran: RanYes}
-	}
-	return v, nil
-}
-
-// MustEncode is Encode for values that are known to be encodable.
-func MustEncode(x any) Value {
-	v, err := Encode(x)
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
 
 // IsUndefined reports whether v is the zero Value.
 func (v Value) IsUndefined() bool { return v.raw == nil && v.tree == nil }
@@ -212,6 +172,9 @@ func (v Value) Expand() any { return expand(v.Tree()) }
 func expand(x any) any {
 	switch x := x.(type) {
 	case Value:
+		if x.isSurrogateText() {
+			return x
+		}
 		return expand(x.Tree())
 	case []any:
 		for i, e := range x {
@@ -260,17 +223,70 @@ func needsExpand(x any) bool {
 // isSurrogateText reports whether v is a string with a lone surrogate, which
 // no Go string can hold: trees keep it as text.
 func (v Value) isSurrogateText() bool {
-	return len(v.raw) > 0 && v.raw[0] == '"' && v.traits.Has(HasSurrogate)
+	if v.Kind() != '"' || !v.traits.Has(HasSurrogate) {
+		return false
+	}
+	_, lone := unquote(v.raw) // the traits of a part are those of the whole
+	return lone
 }
 
 // Own returns v such that it stays valid for ever: text is copied.
 func (v Value) Own() Value {
 	if len(v.raw) > 0 {
 		v.raw = append([]byte(nil), v.raw...)
-	} else if v.tree != nil && needsExpand(v.tree) {
+	} else if v.tree != nil && hasText(v.tree) {
 		v.tree = ownTree(v.tree)
 	}
 	return v
+}
+
+// hasText reports whether a Value stands somewhere in the tree: its text may be borrowed.
+func hasText(x any) bool {
+	switch x := x.(type) {
+	case Value:
+		return true
+	case []any:
+		return slices.ContainsFunc(x, hasText)
+	case *Map:
+		return slices.ContainsFunc(x.Items, func(it Item) bool { return hasText(it.Value) })
+	}
+	return false
+}
+
+// size estimates the bytes that v holds, for queues that are bounded in bytes.
+func (v Value) size() int { return len(v.raw) + treeSize(v.tree) }
+
+func treeSize(x any) int {
+	const node = 16
+	switch x := x.(type) {
+	case nil:
+		return 0
+	case Value:
+		return node + x.size()
+	case string:
+		return node + len(x)
+	case Number:
+		return node + len(x)
+	case Bytes:
+		return node + len(x.Data)
+	case Ext:
+		return node + len(x.Data)
+	case *big.Int:
+		return node + x.BitLen()/8
+	case []any:
+		n := node
+		for _, e := range x {
+			n += node + treeSize(e)
+		}
+		return n
+	case *Map:
+		n := node
+		for _, it := range x.Items {
+			n += 2*node + treeSize(it.Key) + treeSize(it.Value)
+		}
+		return n
+	}
+	return node
 }
 
 func ownTree(x any) any {
@@ -303,12 +319,9 @@ func (v Value) Unmarshal(ptr any) error {
 		*p = v.Tree()
 		return nil
 	}
-	text := v.raw
-	if text == nil {
-		var err error
-		if text, err = v.AppendJSON(nil, Form{}); err != nil {
-			return err
-		}
+	text, err := v.JSON()
+	if err != nil {
+		return err
 	}
 	return json.Unmarshal(text, ptr)
 }
