@@ -102,15 +102,17 @@ func HandleStream[P, T any](name string, fn func(ctx context.Context, in P, send
 				}
 				return w.Send(v)
 			})
-			if err != nil {
-				w.sink.End(Soon, AsError(c, err))
-				return
+			if c.Settled() {
+				return // it was ended from outside, which a stream's sender notices late
 			}
-			w.sink.End(Soon, nil)
+			w.sink.End(Soon, AsError(c, err))
 		})
 	})
 	return NewTarget(m, t)
 }
+
+// maxParams bounds the parameters of a method: bind notes them in one word.
+const maxParams = 64
 
 // plan is how the arguments of a call become the fields of a struct.
 type plan struct {
@@ -127,6 +129,8 @@ type field struct {
 	rest     bool
 	def      Value
 	hasDef   bool
+
+	nullIsAbsent bool // null means the same as no argument
 }
 
 func planOf[P any](method string) *plan {
@@ -169,11 +173,34 @@ func planOf[P any](method string) *plan {
 			par.Type = Type{Kind: KindAny}
 		case reflect.TypeFor[*Ref]():
 			p.refs = true
+		case reflect.TypeFor[*File]():
 		default:
 			if sf.Type.Kind() == reflect.Pointer {
 				f.optional = true
 				par.Type.Nullable = true
 			}
+		}
+		switch sf.Type.Kind() {
+		case reflect.Pointer:
+			f.nullIsAbsent = true
+		case reflect.Interface: // null is a value
+		default:
+			// Clients that send every parameter by name send null for those left out.
+			f.nullIsAbsent = f.optional && !f.hasDef && sf.Type != reflect.TypeFor[Value]()
+		}
+		if f.rest && sf.Type != reflect.TypeFor[[]Value]() {
+			panic(fmt.Sprintf("rpc.Handle %s: rest parameter %s is not []rpc.Value", method, name))
+		}
+		if f.hasDef {
+			if err := f.set(reflect.New(sf.Type).Elem(), f.def); err != nil {
+				panic(fmt.Sprintf("rpc.Handle %s: default of %s: %v", method, name, err))
+			}
+		}
+		if len(p.fields) == maxParams {
+			panic(fmt.Sprintf("rpc.Handle %s: more than %d parameters", method, maxParams))
+		}
+		if p.index(name) >= 0 {
+			panic(fmt.Sprintf("rpc.Handle %s: parameter %s stands there twice", method, name))
 		}
 		par.Required = !f.optional
 		p.params = append(p.params, par)
@@ -199,13 +226,11 @@ func (p *plan) bind(c *Call, m *Method, in reflect.Value) error {
 		}
 		f := &p.fields[n]
 		if f.rest {
-			if err := appendRest(in.Field(f.index), v); err != nil {
-				return invalid("argument %s: %v", p.params[n].Name, err)
-			}
+			appendRest(in.Field(f.index), v)
 			got |= 1 << n
 			continue
 		}
-		if err := p.set(in, n, v); err != nil {
+		if err := p.set(c, in, n, v); err != nil {
 			return err
 		}
 		if !v.IsUndefined() || !f.optional {
@@ -224,7 +249,7 @@ func (p *plan) bind(c *Call, m *Method, in reflect.Value) error {
 		if got&(1<<i) != 0 && len(c.Args.list) > 0 {
 			return invalid("%s got multiple values for argument %q", m.Name, p.params[i].Name)
 		}
-		if err := p.set(in, i, v); err != nil {
+		if err := p.set(c, in, i, v); err != nil {
 			return err
 		}
 		got |= 1 << i
@@ -237,9 +262,7 @@ func (p *plan) bind(c *Call, m *Method, in reflect.Value) error {
 		switch {
 		case f.stream && c.Input != nil:
 			r := ReaderOf(c.Input)
-			r.mu.Lock()
-			r.call = c
-			r.mu.Unlock()
+			c.reads(r)
 			in.Field(f.index).Set(reflect.ValueOf(r))
 		case f.hasDef:
 			if err := f.set(in.Field(f.index), f.def); err != nil {
@@ -256,9 +279,9 @@ func (p *plan) bind(c *Call, m *Method, in reflect.Value) error {
 // takes (contract.md section 1).
 func tooManyIgnored(p Protocol) bool { return p == Kkrpc || p == Capnweb }
 
-func (p *plan) set(in reflect.Value, i int, v Value) error {
+func (p *plan) set(c *Call, in reflect.Value, i int, v Value) error {
 	f := &p.fields[i]
-	if f.optional && !f.rest && (v.IsUndefined() || v.IsNull() && in.Field(f.index).Kind() == reflect.Pointer) {
+	if f.optional && !f.rest && (v.IsUndefined() || v.IsNull() && f.nullIsAbsent) {
 		if f.hasDef && v.IsUndefined() {
 			return f.set(in.Field(f.index), f.def)
 		}
@@ -266,6 +289,11 @@ func (p *plan) set(in reflect.Value, i int, v Value) error {
 	}
 	if err := f.set(in.Field(f.index), v); err != nil {
 		return invalid("argument %q: %v", p.params[i].Name, err)
+	}
+	if f.stream {
+		if _, ok := v.tree.(Readable); ok {
+			c.reads(in.Field(f.index).Interface().(*Reader))
+		}
 	}
 	return nil
 }
@@ -292,13 +320,9 @@ func invalid(format string, args ...any) *Error {
 	return &Error{Code: CodeInvalidParams, Message: fmt.Sprintf(format, args...), Ran: RanNo}
 }
 
-func appendRest(f reflect.Value, v Value) error {
-	list, ok := f.Addr().Interface().(*[]Value)
-	if !ok {
-		return fmt.Errorf("a rest parameter is not []rpc.Value")
-	}
+func appendRest(f reflect.Value, v Value) {
+	list := f.Addr().Interface().(*[]Value)
 	*list = append(*list, v)
-	return nil
 }
 
 // setter returns how a Value becomes a Go value of type t. Pointer targets are
@@ -353,6 +377,28 @@ func setter(t reflect.Type) func(reflect.Value, Value) error {
 				return fmt.Errorf("expected a function or an object by reference, got %s", v.describe())
 			}
 			*f.Addr().Interface().(**Ref) = r
+			return nil
+		}
+	case reflect.TypeFor[*File]():
+		return func(f reflect.Value, v Value) error {
+			file, ok := v.tree.(*File)
+			if !ok { // never from JSON that looks like one
+				return fmt.Errorf("expected a file, got %s", v.describe())
+			}
+			*f.Addr().Interface().(**File) = file
+			return nil
+		}
+	case reflect.TypeFor[Bytes]():
+		return func(f reflect.Value, v Value) error {
+			b, ok := v.tree.(Bytes)
+			if !ok {
+				data, err := v.AsBytes()
+				if err != nil {
+					return err
+				}
+				b.Data = data
+			}
+			*f.Addr().Interface().(*Bytes) = b
 			return nil
 		}
 	case reflect.TypeFor[*Reader]():

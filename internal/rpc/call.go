@@ -64,9 +64,11 @@ type Call struct {
 	slowAt   time.Time
 	next     time.Time // next stop of the link's timer; guarded by link.mu
 	index    int       // in the link's heap, -1 when not; guarded by link.mu
+	holding  bool      // the deadline is over, its answer is held back; guarded by link.mu
 	owned    bool      // guarded by the goroutine that runs Start
 	slow     atomic.Bool
 	state    atomic.Uint32
+	endless  atomic.Bool // a stream has begun: the deadline holds no more
 
 	mu     sync.Mutex
 	inner  context.Context // made on first use
@@ -74,6 +76,7 @@ type Call struct {
 	cause  *Error // why the context ended
 	hook   func(cause *Error)
 	sink   *callSink // the streamed answer, once open
+	inputs []*Reader // the streams that the handler reads
 	held   *Error    // the answer that Grace holds back
 }
 
@@ -98,6 +101,7 @@ func From(ctx context.Context) *Call {
 func (c *Call) begin(b *Batch, t Target) {
 	c.index = -1
 	c.began = b.Now()
+	defer recoverCall(c)
 	t.Start(b, c)
 }
 
@@ -181,7 +185,8 @@ func (c *Call) conclude(b *Batch, v Value, e *Error, cause *Error) {
 		c.link.remove(c) // before the answer is written: its id may come again at once
 	}
 	c.mu.Lock()
-	sink := c.sink
+	sink, inputs := c.sink, c.inputs
+	c.inputs = nil
 	c.mu.Unlock()
 	switch {
 	case sink != nil:
@@ -196,6 +201,9 @@ func (c *Call) conclude(b *Batch, v Value, e *Error, cause *Error) {
 	} else {
 		c.endContext(nil)
 	}
+	for _, r := range inputs {
+		r.Close(cause)
+	}
 	if c.Input != nil {
 		c.Input.Close(cause)
 	}
@@ -204,6 +212,23 @@ func (c *Call) conclude(b *Batch, v Value, e *Error, cause *Error) {
 	}
 	if c.link != nil {
 		c.link.done(c, e, b.tick().Sub(c.began))
+	}
+}
+
+// reads notes that the handler reads r: the first item taken ends the deadline,
+// and the end of the call ends r, whoever made it.
+func (c *Call) reads(r *Reader) {
+	r.mu.Lock()
+	r.call = c
+	r.mu.Unlock()
+	c.mu.Lock()
+	over := c.state.Load() == settled
+	if !over {
+		c.inputs = append(c.inputs, r)
+	}
+	c.mu.Unlock()
+	if over {
+		r.Close(ErrCancelled)
 	}
 }
 
@@ -274,8 +299,27 @@ func (c *Call) Open(b *Batch, src Source) Sink {
 	return s
 }
 
-// Deadline returns when the call ends at the latest.
-func (c *Call) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
+// endCause says why a settled call has ended. Its context may be a moment behind.
+func (c *Call) endCause() *Error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.cause != nil:
+		return c.cause
+	case c.held != nil:
+		return c.held
+	}
+	return ErrCancelled
+}
+
+// Deadline returns when the call ends at the latest. There is none any more
+// once a stream has begun.
+func (c *Call) Deadline() (time.Time, bool) {
+	if c.endless.Load() || c.deadline.IsZero() {
+		return time.Time{}, false
+	}
+	return c.deadline, true
+}
 
 // Done returns a channel that is closed when the call ends.
 func (c *Call) Done() <-chan struct{} { return c.context().Done() }

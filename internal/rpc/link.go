@@ -25,7 +25,9 @@ type Link struct {
 	armed   time.Time // when the timer fires; zero when it is not set
 	closed  *Error
 	onClose []func()
-	wg      sync.WaitGroup // goroutine handlers
+
+	handlers atomic.Int64  // goroutine handlers that run
+	quiet    chan struct{} // cap 1: told when there are none any more
 }
 
 // NewLink returns the in-flight side of a new connection. gate may be nil.
@@ -33,7 +35,7 @@ func NewLink(gate *Gate) *Link {
 	if gate == nil {
 		gate = new(Gate)
 	}
-	return &Link{gate: gate}
+	return &Link{gate: gate, quiet: make(chan struct{}, 1)}
 }
 
 // Start admits c and starts it at t: the one way for protocols to call. Every
@@ -54,13 +56,19 @@ func (l *Link) Start(b *Batch, t Target, c *Call) {
 // refuse says why c may not start, nil if it may.
 func (l *Link) refuse(c *Call, t Target) *Error {
 	g := l.gate
+	m, isMethod := t.(*Method)
+	if t == nil || isMethod && m == nil {
+		return &Error{Code: CodeNotFound, Message: "method not found", Ran: RanNo}
+	}
+	if isMethod {
+		c.Method = m
+	}
 	n := l.n.Load()
 	switch {
-	case t == nil:
-		return &Error{Code: CodeNotFound, Message: "method not found", Ran: RanNo}
 	case g.draining.Load():
 		return errDraining
-	case n >= int64(or(g.CallsPerLink, DefaultCallsPerLink)):
+	case max(n, l.handlers.Load()) >= int64(or(g.CallsPerLink, DefaultCallsPerLink)):
+		// A handler that goes on after its call was cancelled counts, too.
 		return l.over(LimitCallsPerConnection, "too many calls in flight on this connection")
 	case l.Quota != nil && l.Quota.n.Load() >= int64(or(g.CallsPerUID, DefaultCallsPerUID)):
 		return l.over(LimitCallsPerUID, "too many calls in flight for this user")
@@ -69,20 +77,19 @@ func (l *Link) refuse(c *Call, t Target) *Error {
 	case l.Out != nil && l.Out.Busy():
 		return l.over(LimitOutbox, "too many bytes wait to be read by this client")
 	}
-	if m, ok := t.(*Method); ok {
-		c.Method = m
-		if !c.Peer.May(m) {
-			if c.Peer != nil && c.Peer.Unauthenticated {
-				return &Error{Code: CodeUnauthenticated, Message: "calling " + m.Name + " needs authentication", Ran: RanNo}
-			}
-			return &Error{Code: CodePermissionDenied, Message: "not allowed to call " + m.Name, Ran: RanNo}
+	if isMethod && !c.Peer.May(m) {
+		if c.Peer != nil && c.Peer.Unauthenticated {
+			return &Error{Code: CodeUnauthenticated, Message: "calling " + m.Name + " needs authentication", Ran: RanNo}
 		}
+		return &Error{Code: CodePermissionDenied, Message: "not allowed to call " + m.Name, Ran: RanNo}
 	}
 	if n > 0 && c.Key != "" && l.InFlight(c.Key) {
-		return &Error{Code: CodeDuplicate, Message: "a call with this id is still in flight", Ran: RanNo}
+		return errDuplicate
 	}
 	return nil
 }
+
+var errDuplicate = &Error{Code: CodeDuplicate, Message: "a call with this id is still in flight", Ran: RanNo}
 
 func (l *Link) over(limit, message string) *Error {
 	if o := l.gate.Observer; o != nil {
@@ -164,6 +171,9 @@ func (l *Link) Close(cause *Error, limit time.Duration) bool {
 	calls := append([]*Call(nil), l.heap...)
 	run := l.onClose
 	l.onClose = nil
+	if l.timer != nil {
+		l.timer.Stop() // it would hold on to all of this for up to an hour
+	}
 	l.mu.Unlock()
 	for _, c := range calls {
 		c.Cancel(cause)
@@ -172,31 +182,47 @@ func (l *Link) Close(cause *Error, limit time.Duration) bool {
 	for _, f := range run {
 		f()
 	}
-	done := make(chan struct{})
-	go func() { // ends with the handlers
-		l.wg.Wait()
-		close(done)
-	}()
 	t := time.NewTimer(limit)
 	defer t.Stop()
+	for l.handlers.Load() > 0 {
+		select {
+		case <-l.quiet:
+		case <-t.C:
+			return l.handlers.Load() == 0
+		}
+	}
+	l.tellQuiet() // whoever else waits
+	return true
+}
+
+// enter and leave count a goroutine handler. A nil Link counts nothing.
+func (l *Link) enter() {
+	if l != nil {
+		l.handlers.Add(1)
+	}
+}
+
+func (l *Link) leave() {
+	if l != nil && l.handlers.Add(-1) == 0 {
+		l.tellQuiet()
+	}
+}
+
+func (l *Link) tellQuiet() {
 	select {
-	case <-done:
-		return true
-	case <-t.C:
-		return false
+	case l.quiet <- struct{}{}:
+	default:
 	}
 }
 
 // run starts a goroutine handler.
 func (l *Link) run(c *Call, f func()) {
-	if l == nil {
-		go f()
-		return
-	}
-	l.wg.Go(func() {
-		defer l.recover(nil, c)
+	l.enter()
+	go func() { // Close waits for it
+		defer l.leave()
+		defer recoverCall(c)
 		f()
-	})
+	}()
 }
 
 // register enters c: see Call.Own.
@@ -220,17 +246,22 @@ func (l *Link) register(c *Call) {
 		c.slowAt = c.began.Add(slow)
 	}
 	c.next = earlier(c.slowAt, c.deadline)
-	l.n.Add(1)
-	g.inFlight.Add(1)
-	if l.Quota != nil {
-		l.Quota.n.Add(1)
-	}
 	l.mu.Lock()
 	if c.Key != "" {
+		if l.byKey[c.Key] != nil { // the key was not known before Own
+			l.mu.Unlock()
+			c.Finish(nil, Value{}, errDuplicate)
+			return
+		}
 		if l.byKey == nil {
 			l.byKey = make(map[string]*Call)
 		}
 		l.byKey[c.Key] = c
+	}
+	l.n.Add(1)
+	g.inFlight.Add(1)
+	if l.Quota != nil {
+		l.Quota.n.Add(1)
 	}
 	l.push(c)
 	l.armLocked()
@@ -271,7 +302,7 @@ func (l *Link) done(c *Call, e *Error, took time.Duration) {
 func (l *Link) disarm(c *Call) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c.index >= 0 {
+	if c.index >= 0 && !c.holding {
 		c.next = time.Time{}
 		l.fix(c)
 	}
@@ -285,6 +316,7 @@ func (l *Link) hold(c *Call, until time.Time) {
 		l.unhold(c)
 		return
 	}
+	c.holding = true
 	c.next = until
 	l.fix(c)
 	l.armLocked()
@@ -305,7 +337,7 @@ func (l *Link) unhold(c *Call) {
 // armLocked sets the timer for the earliest event. It is never set back: a
 // timer that fires early finds nothing due and is set anew.
 func (l *Link) armLocked() {
-	if len(l.heap) == 0 || l.heap[0].next.IsZero() {
+	if len(l.heap) == 0 || l.heap[0].next.IsZero() || l.closed != nil {
 		return
 	}
 	at := l.heap[0].next
@@ -346,6 +378,9 @@ func (l *Link) tick() {
 	l.armLocked()
 	l.mu.Unlock()
 	for _, c := range slow {
+		if c.Settled() {
+			continue
+		}
 		c.slow.Store(true)
 		if o := l.gate.Observer; o != nil {
 			o.Slow(c, now.Sub(c.began))
@@ -394,7 +429,7 @@ func (l *Link) take(c *Call) {
 		l.up(i)
 	}
 	if last == 0 && cap(l.heap) > 64 {
-		l.heap = nil // an idle connection keeps nothing
+		l.heap, l.byKey = nil, nil // an idle connection keeps nothing
 	}
 }
 

@@ -1,7 +1,9 @@
 package rpc
 
 import (
+	"errors"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 )
@@ -105,6 +107,10 @@ func (m *Method) streamParam() *Param {
 // ReadOnly reports whether a call can always be repeated.
 func (m *Method) ReadOnly() bool { return m.Scope == ScopeRead }
 
+// ErrAnswered is what a Func returns that has answered its call, or opened its
+// answer as a stream, itself.
+var ErrAnswered = errors.New("the call has been answered")
+
 // Func is a Go function as the binder sees it: it has the whole Call, which is
 // also its context. One that answers by itself (a stream) returns ErrAnswered.
 type Func func(c *Call) (Value, error)
@@ -149,7 +155,9 @@ func (t *funcTarget) Start(b *Batch, c *Call) {
 	switch t.m.Run {
 	case Inline:
 		v, err := t.f(c)
-		c.Finish(b, v, err)
+		if err != ErrAnswered {
+			c.Finish(b, v, err)
+		}
 	case Serial:
 		c.Own()
 		t.m.serial.add(c, t.f)
@@ -170,12 +178,15 @@ func runFunc(c *Call, f Func) {
 		return // cancelled before it began
 	}
 	v, err := f(c)
+	if err == ErrAnswered {
+		return
+	}
 	if err == nil && c.link != nil && c.link.Out != nil {
 		// A goroutine may wait for room where a reader may not. When the call
 		// ends meanwhile, Finish finds it settled.
 		_ = c.link.Out.Wait(c)
 	}
-	if c.Settled() && AsError(c, err) != nil && AsError(c, err).Code != CodeHandler {
+	if err != nil && c.Settled() && AsError(c, err).Code != CodeHandler {
 		return // it ended because its context did: not a late answer
 	}
 	c.Finish(nil, v, err)
@@ -197,6 +208,7 @@ func recoverCall(c *Call) {
 type serial struct {
 	mu      sync.Mutex
 	queue   []*Call
+	sweepAt int // length of the queue at which calls that were cancelled meanwhile are dropped
 	running bool
 }
 
@@ -204,6 +216,11 @@ func (s *serial) add(c *Call, f Func) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.queue = append(s.queue, c)
+	if s.sweepAt = max(s.sweepAt, 1024); len(s.queue) >= s.sweepAt {
+		// Cancelled calls no longer count against the limits of their links.
+		s.queue = slices.DeleteFunc(s.queue, (*Call).Settled)
+		s.sweepAt = 2 * len(s.queue)
+	}
 	if s.running {
 		return
 	}
@@ -215,13 +232,16 @@ func (s *serial) work(f Func) {
 	for {
 		s.mu.Lock()
 		if len(s.queue) == 0 {
-			s.running, s.queue = false, nil
+			s.running, s.queue, s.sweepAt = false, nil, 0
 			s.mu.Unlock()
 			return
 		}
 		c := s.queue[0]
+		s.queue[0] = nil
 		s.queue = s.queue[1:]
 		s.mu.Unlock()
+		c.link.enter() // only now: what waits here ends with its link's calls
 		runFunc(c, f)
+		c.link.leave()
 	}
 }

@@ -44,7 +44,7 @@ type Outbox struct {
 	wire       Wire
 
 	mu      sync.Mutex // innermost lock; never held during a write
-	buf     []byte     // waits for the writer
+	buf     *buffer    // waits for the writer; nil when nothing does
 	flying  int        // bytes that the writer holds
 	writing bool       // somebody owns the write side
 	batch   *Batch     // will flush; nil when nobody has promised to
@@ -69,21 +69,22 @@ func NewOutbox(w Wire, soft, hard int) *Outbox {
 // Append lets f add one frame to the queue. f runs under the outbox's lock and
 // takes no other. With a Batch, the batch flushes; with nil the frame is on its
 // way when Append returns; with Soon a goroutine sends it together with what
-// follows. A queue over the hard limit ends the connection; one frame always fits.
+// follows. A queue over the hard limit ends the connection; one frame of any
+// size always fits as long as the queue is below the soft limit.
 func (o *Outbox) Append(b *Batch, f func([]byte) []byte) error {
 	o.mu.Lock()
 	if o.err != nil {
 		defer o.mu.Unlock()
 		return o.err
 	}
-	before := len(o.buf) + o.flying
 	if o.buf == nil {
-		o.buf = getBuffer()
+		o.buf = getBuffer(o.writing)
 	}
-	o.buf = f(o.buf)
-	if before > 0 && len(o.buf)+o.flying > o.hard {
+	before := len(o.buf.p) + o.flying
+	o.fillLocked(f)
+	if before > o.soft && len(o.buf.p)+o.flying > o.hard {
 		o.failLocked(ErrOutboxFull)
-		o.mu.Unlock()
+		o.unlockAndWake()
 		o.wire.Close()
 		return ErrOutboxFull
 	}
@@ -91,7 +92,7 @@ func (o *Outbox) Append(b *Batch, f func([]byte) []byte) error {
 	case o.writing: // the writer will see it
 	case b == Soon:
 		o.writing = true
-		o.wg.Go(func() { o.drain(nil) })
+		o.wg.Go(func() { o.drain(nil, 0) })
 	case b == nil:
 		o.mu.Unlock()
 		o.flush()
@@ -104,73 +105,94 @@ func (o *Outbox) Append(b *Batch, f func([]byte) []byte) error {
 	return nil
 }
 
+// fillLocked runs f. When f panics nothing was added and the lock is free again.
+func (o *Outbox) fillLocked(f func([]byte) []byte) {
+	done := false
+	defer func() {
+		if !done {
+			o.mu.Unlock()
+		}
+	}()
+	o.buf.p = f(o.buf.p)
+	done = true
+}
+
 // flush writes what waits, if nobody else does, without blocking.
 func (o *Outbox) flush() {
 	o.mu.Lock()
 	o.batch = nil
-	for !o.writing && len(o.buf) > 0 && o.err == nil {
+	var failed error
+	for !o.writing && o.buf != nil && len(o.buf.p) > 0 && o.err == nil {
 		o.writing = true
-		p := o.buf
-		o.buf, o.flying = nil, len(p)
+		buf := o.buf
+		o.buf, o.flying = nil, len(buf.p)
 		o.mu.Unlock()
-		n, err := o.wire.TryWrite(p)
-		if err == nil && n < len(p) {
-			o.wg.Go(func() { o.drain(p[n:]) })
+		n, err := o.wire.TryWrite(buf.p)
+		o.mu.Lock()
+		if err == nil && n < len(buf.p) && o.err == nil {
+			o.flying = len(buf.p) - n
+			o.wg.Go(func() { o.drain(slim(buf, n)) })
+			o.mu.Unlock()
 			return
 		}
-		putBuffer(p)
-		o.mu.Lock()
+		putBuffer(buf)
 		o.writing, o.flying = false, 0
 		if err != nil {
 			o.failLocked(err)
-			o.mu.Unlock()
-			o.wire.Close()
-			o.notify()
-			return
+			failed = err
 		}
 	}
-	o.mu.Unlock()
-	o.notify()
+	o.unlockAndWake()
+	if failed != nil {
+		o.wire.Close()
+	}
 }
 
-// drain owns the write side: it writes p, then whatever is queued, until nothing is.
-func (o *Outbox) drain(p []byte) {
+// drain owns the write side: it writes buf from the given offset on, then
+// whatever is queued, until nothing is.
+func (o *Outbox) drain(buf *buffer, from int) {
 	for {
-		for len(p) > 0 {
-			piece := p[:min(len(p), writePiece)]
+		for buf != nil && from < len(buf.p) {
+			piece := buf.p[from:min(len(buf.p), from+writePiece)]
 			_, err := o.wire.Write(piece)
-			p = p[len(piece):]
+			from += len(piece)
 			o.mu.Lock()
-			o.flying = len(p)
+			o.flying = len(buf.p) - from
 			if err != nil {
 				o.failLocked(err)
 			}
 			failed := o.err != nil
-			o.mu.Unlock()
+			o.unlockAndWake()
 			if failed {
 				o.wire.Close()
-				p = nil
+				break
 			}
-			o.notify()
 		}
+		putBuffer(buf)
 		o.mu.Lock()
-		if len(o.buf) == 0 || o.err != nil {
+		if o.buf == nil || len(o.buf.p) == 0 || o.err != nil {
 			o.writing, o.flying = false, 0
-			o.mu.Unlock()
-			o.notify()
+			o.unlockAndWake()
 			return
 		}
-		p = o.buf
-		o.buf, o.flying = nil, len(p)
+		buf, from = o.buf, 0
+		o.buf, o.flying = nil, len(buf.p)
 		o.mu.Unlock()
 	}
 }
 
-// notify wakes those that wait for room or for the end of the queue.
-func (o *Outbox) notify() {
-	o.mu.Lock()
+// queuedLocked returns the bytes that the peer has not taken yet.
+func (o *Outbox) queuedLocked() int {
+	if o.buf == nil {
+		return o.flying
+	}
+	return len(o.buf.p) + o.flying
+}
+
+// unlockAndWake unlocks and wakes those that wait for room or for the end of the queue.
+func (o *Outbox) unlockAndWake() {
 	var run []func()
-	queued := len(o.buf) + o.flying
+	queued := o.queuedLocked()
 	if queued <= o.soft/2 || o.err != nil {
 		if o.room != nil {
 			close(o.room)
@@ -197,7 +219,7 @@ func (o *Outbox) Wait(ctx context.Context) error {
 			defer o.mu.Unlock()
 			return o.err
 		}
-		if len(o.buf)+o.flying <= o.soft {
+		if o.queuedLocked() <= o.soft {
 			o.mu.Unlock()
 			return nil
 		}
@@ -218,7 +240,7 @@ func (o *Outbox) Wait(ctx context.Context) error {
 // limit (at once if it is) or the connection has ended.
 func (o *Outbox) OnRoom(f func()) {
 	o.mu.Lock()
-	if o.err == nil && len(o.buf)+o.flying > o.soft {
+	if o.err == nil && o.queuedLocked() > o.soft {
 		o.onRoom = append(o.onRoom, f)
 		o.mu.Unlock()
 		return
@@ -231,7 +253,7 @@ func (o *Outbox) OnRoom(f func()) {
 func (o *Outbox) Len() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.buf) + o.flying
+	return o.queuedLocked()
 }
 
 // Busy reports whether the queue is so long that new calls are to be refused:
@@ -239,14 +261,14 @@ func (o *Outbox) Len() int {
 func (o *Outbox) Busy() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.buf)+o.flying > o.hard/2
+	return o.queuedLocked() > o.hard/2
 }
 
 // Crowded reports whether the queue is above the soft limit.
 func (o *Outbox) Crowded() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.buf)+o.flying > o.soft
+	return o.queuedLocked() > o.soft
 }
 
 // Fail ends the outbox: what is queued is dropped, later Appends return err.
@@ -254,9 +276,8 @@ func (o *Outbox) Crowded() bool {
 func (o *Outbox) Fail(err error) {
 	o.mu.Lock()
 	o.failLocked(err)
-	o.mu.Unlock()
+	o.unlockAndWake()
 	o.wire.Close()
-	o.notify()
 }
 
 func (o *Outbox) failLocked(err error) {
@@ -278,7 +299,7 @@ func (o *Outbox) Err() error {
 func (o *Outbox) Close(within time.Duration) {
 	o.flush()
 	o.mu.Lock()
-	if o.err == nil && (o.writing || len(o.buf) > 0) {
+	if o.err == nil && (o.writing || o.queuedLocked() > 0) {
 		if o.idle == nil {
 			o.idle = make(chan struct{})
 		}
@@ -293,9 +314,8 @@ func (o *Outbox) Close(within time.Duration) {
 		o.mu.Lock()
 	}
 	o.failLocked(ErrOutboxClosed)
-	o.mu.Unlock()
+	o.unlockAndWake()
 	o.wire.Close()
-	o.notify()
 	o.wg.Wait()
 }
 
@@ -332,8 +352,11 @@ func (b *Batch) tick() time.Time {
 	return now
 }
 
-// Flush sends what was appended.
+// Flush sends what was appended. A nil Batch has sent it.
 func (b *Batch) Flush() {
+	if b == nil {
+		return
+	}
 	for i, o := range b.dirty {
 		o.flush()
 		b.dirty[i] = nil
@@ -341,28 +364,41 @@ func (b *Batch) Flush() {
 	b.dirty = b.dirty[:0]
 }
 
-// Buffers are pooled by size class, so that neither an idle connection holds
-// one nor a large frame stays for ever.
-var buffers [3]sync.Pool
+// A buffer is pooled so that no idle connection holds one.
+type buffer struct{ p []byte }
 
-var bufferSizes = [3]int{4 << 10, 64 << 10, 2 << 20}
+var buffers = sync.Pool{New: func() any { return &buffer{make([]byte, 0, minBuffer)} }}
 
-func getBuffer() []byte {
-	for i := len(buffers) - 1; i >= 0; i-- {
-		if p, ok := buffers[i].Get().(*[]byte); ok {
-			return (*p)[:0]
-		}
+const (
+	minBuffer    = 4 << 10
+	maxBuffer    = 2 << 20  // what a larger frame needed is left to the collector
+	queuedBuffer = 16 << 10 // the most that a buffer may be at first behind a slow peer
+)
+
+func getBuffer(slow bool) *buffer {
+	b := buffers.Get().(*buffer)
+	if slow && cap(b.p) > queuedBuffer {
+		buffers.Put(b)
+		return &buffer{make([]byte, 0, minBuffer)}
 	}
-	return make([]byte, 0, bufferSizes[0])
+	return b
 }
 
-func putBuffer(p []byte) {
-	for i, size := range bufferSizes {
-		if cap(p) <= size {
-			if cap(p) >= bufferSizes[0] {
-				buffers[i].Put(&p)
-			}
-			return
-		}
+func putBuffer(b *buffer) {
+	if b != nil && cap(b.p) <= maxBuffer {
+		b.p = b.p[:0]
+		buffers.Put(b)
 	}
+}
+
+// slim moves what is left of b from that offset on to a buffer of its size, so
+// that a peer that reads slowly does not pin a large one for a few bytes.
+func slim(b *buffer, from int) (*buffer, int) {
+	left := b.p[from:]
+	if cap(b.p) <= queuedBuffer || cap(b.p) <= 4*len(left) {
+		return b, from
+	}
+	small := &buffer{append([]byte(nil), left...)}
+	putBuffer(b)
+	return small, 0
 }

@@ -29,8 +29,9 @@ type Ref struct {
 	Owner  any  // who made it, so that a protocol knows its own references; may be nil
 	ID     any  // the owner's name for it
 
-	holds   atomic.Int64
-	release func()
+	holds    atomic.Int64
+	released atomic.Bool
+	release  func()
 }
 
 // NewRef returns a reference with one hold. release, which may be nil, runs
@@ -49,7 +50,7 @@ func (r *Ref) Retain() *Ref {
 
 // Release gives a hold back.
 func (r *Ref) Release() {
-	if n := r.holds.Add(-1); n == 0 && r.release != nil {
+	if r.holds.Add(-1) == 0 && r.release != nil && r.released.CompareAndSwap(false, true) {
 		r.release()
 	}
 }

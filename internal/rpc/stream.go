@@ -14,7 +14,8 @@ type Sink interface {
 }
 
 // Source is the way back: Grant allows n more items, Stop says that no more
-// are wanted; an End follows or not. Neither blocks.
+// are wanted; an End follows or not. Neither blocks, and neither calls the Sink
+// before it returns: its lock may be held.
 type Source interface {
 	Grant(n int)
 	Stop(cause *Error)
@@ -56,8 +57,8 @@ type callSink struct {
 
 func (s *callSink) Item(b *Batch, v Value) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
+	if s.closed || s.c.Settled() { // its deadline may be over and the answer held back
+		s.mu.Unlock()
 		return
 	}
 	if !s.began {
@@ -65,6 +66,12 @@ func (s *callSink) Item(b *Batch, v Value) {
 		s.c.started()
 	}
 	s.wire.Item(b, v)
+	full, isFull := s.wire.(*collector)
+	isFull = isFull && full.full
+	s.mu.Unlock()
+	if isFull {
+		s.c.Finish(b, Value{}, errCollected)
+	}
 }
 
 // End finishes the call.
@@ -95,6 +102,7 @@ func (s *callSink) end(b *Batch, err *Error) {
 // wait for an answer, not the life of a stream.
 func (c *Call) started() {
 	if c.link != nil && c.owned {
+		c.endless.Store(true)
 		c.link.disarm(c)
 	}
 }
@@ -103,14 +111,15 @@ func (c *Call) started() {
 // queue between the Sink side, which a protocol feeds, and Recv. A stream that
 // is handed on with Attach passes its queue on first.
 type Reader struct {
-	src Source
-
 	mu     sync.Mutex
+	src    Source
 	queue  []Value
 	head   int
 	bytes  int
-	credit int // granted to src and not used yet
-	sink   Sink
+	credit int  // granted to src and not used yet
+	sink   Sink // after Attach
+	wanted int  // credit that sink's side has granted and that no item has used
+	moving bool // relay hands the queue on
 	ended  bool
 	err    *Error
 	closed bool
@@ -139,13 +148,13 @@ func (r *Reader) Item(b *Batch, v Value) {
 		return
 	}
 	r.credit = max(r.credit-1, 0)
-	if r.sink != nil {
-		s := r.sink
+	if s := r.sink; s != nil && r.head == len(r.queue) && !r.moving {
+		r.wanted = max(r.wanted-1, 0)
 		r.mu.Unlock()
 		s.Item(b, v)
 		return
 	}
-	size := len(v.raw) + 64
+	size := v.size() + 64
 	if r.bytes+size > MaxQueued && r.bytes > 0 || len(r.queue)-r.head >= MaxQueuedItems {
 		r.ended = true
 		r.err = &Error{Code: CodeOverloaded, Message: "more stream items than credit was given for", Ran: RanUnknown}
@@ -158,6 +167,11 @@ func (r *Reader) Item(b *Batch, v Value) {
 		return
 	}
 	r.bytes += size
+	if r.head > len(r.queue)/2 && r.head >= Window { // a queue that is never empty must not creep
+		n := copy(r.queue, r.queue[r.head:])
+		clear(r.queue[n:])
+		r.queue, r.head = r.queue[:n], 0
+	}
 	r.queue = append(r.queue, v.Own())
 	r.mu.Unlock()
 	r.signal()
@@ -172,6 +186,9 @@ func (r *Reader) End(b *Batch, err *Error) {
 	}
 	r.ended, r.err = true, err
 	s := r.sink
+	if s != nil && (r.moving || r.head < len(r.queue)) {
+		s = nil // relay ends it behind the last item
+	}
 	r.mu.Unlock()
 	if s != nil {
 		s.End(b, err)
@@ -193,22 +210,16 @@ func (r *Reader) Recv(ctx context.Context) (v Value, ok bool, err error) {
 	for {
 		r.mu.Lock()
 		if r.head < len(r.queue) {
-			v = r.queue[r.head]
-			r.queue[r.head] = Value{}
-			r.head++
-			r.bytes -= len(v.raw) + 64
-			if r.head == len(r.queue) {
-				r.queue, r.head = r.queue[:0], 0
-			}
-			grant := r.refillLocked()
+			v = r.popLocked()
+			grant, src := r.refillLocked(), r.src
 			call := r.call
 			r.call = nil
 			r.mu.Unlock()
-			if call != nil {
+			if call != nil && src != nil { // an array is no stream: its call keeps its deadline
 				call.started()
 			}
 			if grant > 0 {
-				r.src.Grant(grant)
+				src.Grant(grant)
 			}
 			return v, true, nil
 		}
@@ -220,10 +231,10 @@ func (r *Reader) Recv(ctx context.Context) (v Value, ok bool, err error) {
 			}
 			return Value{}, false, nil
 		}
-		grant := r.refillLocked()
+		grant, src := r.refillLocked(), r.src
 		r.mu.Unlock()
 		if grant > 0 {
-			r.src.Grant(grant)
+			src.Grant(grant)
 		}
 		select {
 		case <-r.wake:
@@ -233,9 +244,20 @@ func (r *Reader) Recv(ctx context.Context) (v Value, ok bool, err error) {
 	}
 }
 
+func (r *Reader) popLocked() Value {
+	v := r.queue[r.head]
+	r.queue[r.head] = Value{}
+	r.head++
+	r.bytes -= v.size() + 64
+	if r.head == len(r.queue) {
+		r.queue, r.head = r.queue[:0], 0
+	}
+	return v
+}
+
 // refillLocked says how much credit to grant so that a window is open.
 func (r *Reader) refillLocked() int {
-	if r.src == nil || r.ended || r.closed {
+	if r.src == nil || r.ended || r.closed || r.sink != nil {
 		return 0
 	}
 	room := Window - r.credit - (len(r.queue) - r.head)
@@ -262,26 +284,82 @@ func (r *Reader) All(ctx context.Context) iter.Seq2[Value, error] {
 	}
 }
 
-// Attach hands the stream on to s: first what is queued, then what comes.
+// Attach hands the stream on to s: first what is queued, then what comes, both
+// against the credit granted to the returned Source. Recv is over.
 func (r *Reader) Attach(s Sink) Source {
 	r.mu.Lock()
-	queue := r.queue[r.head:]
-	r.queue, r.head, r.bytes = nil, 0, 0
-	ended, err := r.ended, r.err
-	// Items that arrive while the queue is passed on would overtake it: the
-	// protocols feed and attach from the reader's goroutine, which excludes it.
-	r.sink = s
-	r.mu.Unlock()
-	for _, v := range queue {
-		s.Item(nil, v)
-	}
-	if ended {
-		s.End(nil, err)
-	}
-	if r.src == nil {
+	if r.sink != nil || r.closed {
+		r.mu.Unlock()
+		s.End(nil, ErrCancelled)
 		return noSource{}
 	}
-	return r.src
+	r.sink = s
+	end := r.ended && r.head == len(r.queue)
+	err := r.err
+	r.mu.Unlock()
+	if end {
+		s.End(nil, err)
+	}
+	return relay{r}
+}
+
+// relay is the Source of a Reader that was handed on.
+type relay struct{ r *Reader }
+
+// Grant hands on what is queued, in a goroutine that ends with the credit or
+// the queue, and asks the sender for what is not there yet.
+func (a relay) Grant(n int) {
+	r := a.r
+	r.mu.Lock()
+	r.wanted = min(r.wanted+n, 1<<30)
+	if (r.head < len(r.queue)) && !r.moving {
+		r.moving = true
+		go r.move()
+	}
+	more, src := r.wanted-(len(r.queue)-r.head)-r.credit, r.src
+	if more <= 0 || src == nil || r.ended {
+		more = 0
+	}
+	r.credit += more
+	r.mu.Unlock()
+	if more > 0 {
+		src.Grant(more)
+	}
+}
+
+// Stop drops what is queued and tells the sender.
+func (a relay) Stop(cause *Error) {
+	r := a.r
+	r.mu.Lock()
+	r.queue, r.head, r.bytes = nil, 0, 0
+	src, ended := r.src, r.ended
+	r.mu.Unlock()
+	if src != nil && !ended {
+		src.Stop(cause)
+	}
+}
+
+func (r *Reader) move() {
+	for {
+		r.mu.Lock()
+		s := r.sink
+		if r.head == len(r.queue) || r.wanted == 0 {
+			r.moving = false
+			end, err := r.ended && r.head == len(r.queue), r.err
+			r.mu.Unlock()
+			if end {
+				s.End(Soon, err)
+			}
+			return
+		}
+		v := r.popLocked()
+		r.wanted--
+		r.mu.Unlock()
+		if out, ok := s.(*callSink); ok && out.c.link != nil && out.c.link.Out != nil {
+			_ = out.c.link.Out.Wait(out.c) // after an error nothing is taken any more
+		}
+		s.Item(Soon, v)
+	}
 }
 
 // Close gives the stream up: its sender is told, what comes is dropped.
@@ -293,17 +371,17 @@ func (r *Reader) Close(cause *Error) {
 	}
 	r.closed = true
 	r.queue, r.head, r.bytes = nil, 0, 0
-	ended := r.ended
-	if !ended && cause != nil {
-		r.err = cause
+	ended, src := r.ended, r.src
+	if cause == nil {
+		cause = errFinished
+	}
+	if !ended {
+		r.err = cause // whoever still reads must not take this for the regular end
 	}
 	r.mu.Unlock()
 	r.signal()
-	if r.src != nil && !ended {
-		if cause == nil {
-			cause = errFinished
-		}
-		r.src.Stop(cause)
+	if src != nil && !ended {
+		src.Stop(cause)
 	}
 }
 
@@ -313,7 +391,10 @@ func ReaderOf(s Readable) *Reader {
 		return r
 	}
 	r := NewReader(nil)
-	r.src = s.Attach(r)
+	src := s.Attach(r)
+	r.mu.Lock()
+	r.src = src
+	r.mu.Unlock()
 	return r
 }
 
@@ -351,6 +432,9 @@ func (w *Writer) Grant(n int) {
 
 // Stop makes Send fail.
 func (w *Writer) Stop(cause *Error) {
+	if cause == nil {
+		cause = ErrCancelled
+	}
 	w.mu.Lock()
 	if w.stopped == nil {
 		w.stopped = cause
@@ -367,7 +451,8 @@ func (w *Writer) signal() {
 }
 
 // Send waits for credit and for room in the connection's outbox, then sends v.
-// It fails when the call has ended or nobody wants more.
+// It fails when the call has ended or nobody wants more, with the *Error that
+// says why.
 func (w *Writer) Send(v Value) error {
 	for {
 		w.mu.Lock()
@@ -380,11 +465,14 @@ func (w *Writer) Send(v Value) error {
 			w.mu.Unlock()
 			if l := w.c.link; l != nil && l.Out != nil {
 				if err := l.Out.Wait(w.c); err != nil {
+					if _, ok := err.(*Error); !ok { // the outbox is closed
+						err = ErrPeerGone.Because(err)
+					}
 					return err
 				}
 			}
 			if w.c.Settled() {
-				return w.c.Err()
+				return w.c.endCause()
 			}
 			w.sink.Item(Soon, v)
 			return nil
@@ -393,7 +481,7 @@ func (w *Writer) Send(v Value) error {
 		select {
 		case <-w.wake:
 		case <-w.c.Done():
-			return AsError(w.c, w.c.Err())
+			return w.c.endCause()
 		}
 	}
 }
@@ -420,10 +508,9 @@ func (s *collector) Item(_ *Batch, v Value) {
 		return
 	}
 	s.items = append(s.items, v.Own())
-	s.bytes += len(v.raw) + 1
+	s.bytes += v.size() + 1
 	if len(s.items) > MaxCollected || s.bytes > MaxCollectedBytes {
-		s.full, s.items = true, nil
-		go s.src.Stop(errCollected) // the sink's lock is held
+		s.full, s.items = true, nil // callSink finishes the call, which stops the source
 		return
 	}
 	if s.used++; s.used == Window/2 {

@@ -42,10 +42,12 @@ func NewTable() *Table {
 	return t
 }
 
+const maxName = 256 // bytes
+
 // ValidName reports whether name is fit for the table: one or more parts of
 // letters, digits and underscores that begin with a letter, joined by dots.
 func ValidName(name string) bool {
-	if len(name) == 0 || len(name) > 256 {
+	if len(name) == 0 || len(name) > maxName {
 		return false
 	}
 	for part := range strings.SplitSeq(name, ".") {
@@ -77,7 +79,7 @@ func (t *Table) Add(methods ...*Method) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.state.Load().clone()
-	for _, m := range methods {
+	for _, m := range methods { // all or none: nothing is told before all are found good
 		if !ValidName(m.Name) {
 			return fmt.Errorf("method name %q is not valid", CleanText(m.Name, 64))
 		}
@@ -87,13 +89,15 @@ func (t *Table) Add(methods ...*Method) error {
 		if m.target == nil {
 			return fmt.Errorf("method %s has no target", m.Name)
 		}
+		s.methods[m.Name] = m
+	}
+	for _, m := range methods {
 		if m.Scope == 0 {
 			m.Scope = ScopeCall
 		}
 		if t.Added != nil {
 			t.Added(m)
 		}
-		s.methods[m.Name] = m
 	}
 	t.publish(s)
 	return nil
@@ -151,10 +155,15 @@ func (t *Table) publish(s *tableState) {
 		byService[name] = append(byService[name], m)
 	}
 	for name, svc := range s.services {
+		if byService[name] == nil && svc.Doc == "" { // names that providers made up do not pile up
+			delete(s.services, name)
+			continue
+		}
 		c := *svc
 		c.Methods = byService[name]
 		s.services[name] = &c
 	}
+	s.names = slices.DeleteFunc(s.names, func(n string) bool { return s.services[n] == nil })
 	t.state.Store(s)
 }
 
@@ -194,7 +203,7 @@ func (t *Table) Version() uint64 { return t.state.Load().version }
 // longest name wins.
 func (t *Table) ByPath(path []string) (m *Method, used int) {
 	s := t.state.Load()
-	for n := len(path); n > 0; n-- {
+	for n := min(len(path), maxName/2); n > 0; n-- { // each part takes two bytes of a name
 		if m := s.methods[strings.Join(path[:n], ".")]; m != nil {
 			return m, n
 		}
