@@ -44,12 +44,14 @@ type Follower struct {
 	taken int
 
 	// Guarded by s.mu.
-	cursor    uint64 // number of the last event that was taken, told as lost, or is not wanted
-	join      uint64 // latest event when the follower came: up to there it gets a replay
-	quiet     uint64 // up to there nothing counts as lost
-	fresh     bool   // it has seen nothing of the session before
-	restarted bool   // the numbers began anew: to be told
-	waiting   bool   // in s.waiting
+	cursor    uint64  // number of the last event that was taken, told as lost, or is not wanted
+	join      uint64  // latest event when the follower came: up to there it gets a replay
+	replay    []Event // what the ring held then and it has not taken yet
+	floor     uint64  // what the ring had lost then
+	quiet     uint64  // up to there nothing counts as lost
+	fresh     bool    // it has seen nothing of the session before
+	restarted bool    // the numbers began anew: to be told
+	waiting   bool    // in s.waiting
 	closed    bool
 	dropped   uint64
 }
@@ -83,13 +85,17 @@ func (s *Session) Follow(opts FollowOptions) (*Follower, error) {
 	}
 	s.nextID++
 	f := &Follower{s: s, opts: opts, id: s.nextID, since: time.Now(), wake: make(chan struct{}, 1), join: s.seq}
+	f.floor, f.quiet = s.ring.floor, s.ring.floor
 	switch {
 	case opts.SinceSeq == nil:
-		f.fresh, f.quiet = true, s.ring.floor
+		f.fresh = true
 	case *opts.SinceSeq > s.seq && s.seq > 0:
-		f.fresh, f.quiet, f.restarted = true, s.ring.floor, true
+		f.fresh, f.restarted = true, true
 	default:
 		f.cursor, f.quiet = *opts.SinceSeq, *opts.SinceSeq
+	}
+	for i := s.ring.after(f.cursor); i < s.ring.n; i++ {
+		f.replay = append(f.replay, *s.ring.at(i))
 	}
 	s.followers[f.id] = f
 	s.mu.Unlock()
@@ -205,85 +211,104 @@ func (f *Follower) fill() error {
 	return err
 }
 
-// nextLocked takes one event. Up to join, a replay: the ring, the latest
-// snapshot, open prompts. After it, every event in the log; a follower that
-// has fallen behind the log goes on with what the replay would have.
+// nextLocked takes one event: up to join from the replay, after it from the log.
 func (f *Follower) nextLocked() (Event, bool) {
 	s := f.s
 	if f.restarted {
 		f.restarted = false
 		return gapEvent(0, f.cursor), true
 	}
-	first := s.firstLocked()
+	if f.cursor < f.join {
+		if e, ok := f.replayLocked(); ok {
+			return e, true
+		}
+		f.cursor, f.replay = f.join, nil
+	}
 	for f.cursor < s.seq {
+		first := s.firstLocked()
 		if f.cursor+1 >= first {
 			e := s.log.at(int(f.cursor + 1 - first))
 			f.cursor = e.Seq
-			if e.Seq <= f.join && !f.replayedLocked(e) {
-				continue
-			}
 			return *e, true
 		}
-		extra, hasExtra := s.extraAfterLocked(f.cursor)
-		if lost := min(s.ring.floor, first-1); f.cursor < lost {
-			upTo := lost
-			if hasExtra && extra.Seq <= lost {
-				upTo = extra.Seq - 1
-			}
-			from := max(f.cursor, f.quiet)
-			f.cursor = upTo
-			switch {
-			case upTo > from:
-				f.dropped += upTo - from
-				return gapEvent(upTo-from, upTo), true
-			case hasExtra && extra.Seq <= lost:
-				f.cursor = extra.Seq
-				return extra, true
-			}
-			continue
+		if e, ok := f.behindLocked(first - 1); ok {
+			return e, true
 		}
-		next, found := extra, hasExtra && extra.Seq < first
-		if i := s.ring.after(f.cursor); i < s.ring.n {
-			if e := s.ring.at(i); e.Seq < first && (!found || e.Seq < next.Seq) {
-				next, found = *e, true
-			}
-		}
-		if !found {
-			f.cursor = first - 1
-			continue
-		}
-		f.cursor = next.Seq
-		if next.kind == resolved && f.fresh && next.Seq <= f.join {
-			continue
-		}
-		return next, true
+		f.cursor = first - 1
 	}
 	return Event{}, false
 }
 
-// replayedLocked reports whether an event from before the follower's time is for it.
-func (f *Follower) replayedLocked(e *Event) bool {
-	s := f.s
-	switch e.kind {
-	case plain:
-		return e.Seq > f.quiet
-	case resolved:
-		return e.Seq > f.quiet && !f.fresh
-	case snapshot:
-		return e.Seq == s.snapshot.Seq
-	case prompt:
-		return s.openPromptLocked(e.Seq)
+// replayLocked takes an event from before the follower's time: what the ring
+// held when it came, the latest snapshot, prompts that are open.
+func (f *Follower) replayLocked() (Event, bool) {
+	for {
+		extra, hasExtra := f.s.extraAfterLocked(f.cursor, f.join)
+		if gap, ok := f.gapLocked(f.floor, extra, hasExtra); ok {
+			return gap, true
+		}
+		next, found := extra, hasExtra
+		if len(f.replay) > 0 && (!found || f.replay[0].Seq < next.Seq) {
+			next, found = f.replay[0], true
+			f.replay[0] = Event{}
+			f.replay = f.replay[1:]
+		}
+		if !found {
+			return Event{}, false
+		}
+		f.cursor = next.Seq
+		if next.kind == resolved && f.fresh {
+			continue
+		}
+		return next, true
 	}
-	return false
 }
 
-// extraAfterLocked returns the oldest event after seq that is kept outside of the ring.
-func (s *Session) extraAfterLocked(seq uint64) (e Event, ok bool) {
-	if s.snapshot.Seq > seq {
+// behindLocked takes an event up to end, where the log begins, for a follower
+// that was too slow for it: what a replay would have now.
+func (f *Follower) behindLocked(end uint64) (Event, bool) {
+	s := f.s
+	extra, hasExtra := s.extraAfterLocked(f.cursor, end)
+	if gap, ok := f.gapLocked(min(s.ring.floor, end), extra, hasExtra); ok {
+		return gap, true
+	}
+	next, found := extra, hasExtra
+	if i := s.ring.after(f.cursor); i < s.ring.n {
+		if e := s.ring.at(i); e.Seq <= end && (!found || e.Seq < next.Seq) {
+			next, found = *e, true
+		}
+	}
+	if found {
+		f.cursor = next.Seq
+	}
+	return next, found
+}
+
+// gapLocked tells of what is lost up to and including floor, but for the event
+// extra, which is still there.
+func (f *Follower) gapLocked(floor uint64, extra Event, hasExtra bool) (Event, bool) {
+	if f.cursor >= floor {
+		return Event{}, false
+	}
+	if hasExtra && extra.Seq <= floor {
+		floor = extra.Seq - 1
+	}
+	from := max(f.cursor, f.quiet)
+	f.cursor = floor
+	if floor <= from {
+		return Event{}, false
+	}
+	f.dropped += floor - from
+	return gapEvent(floor-from, floor), true
+}
+
+// extraAfterLocked returns the oldest event after seq, up to end, that is kept outside of the ring.
+func (s *Session) extraAfterLocked(seq, end uint64) (e Event, ok bool) {
+	if s.snapshot.Seq > seq && s.snapshot.Seq <= end {
 		e, ok = s.snapshot, true
 	}
 	for _, p := range s.prompts {
-		if p.event.Seq > seq && (!ok || p.event.Seq < e.Seq) {
+		if p.event.Seq > seq && p.event.Seq <= end && (!ok || p.event.Seq < e.Seq) {
 			e, ok = p.event, true
 		}
 	}
@@ -306,6 +331,7 @@ func (f *Follower) Close() {
 		return
 	}
 	f.closed = true
+	f.replay = nil
 	delete(s.followers, f.id)
 	for i, w := range s.waiting {
 		if w == f {

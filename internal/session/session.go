@@ -158,7 +158,7 @@ func (s *Session) trimLocked() {
 	s.trim = trimEvery
 	read := s.seq
 	for _, f := range s.followers {
-		read = min(read, f.cursor)
+		read = min(read, max(f.cursor, f.join))
 	}
 	s.log.dropUpTo(read)
 }

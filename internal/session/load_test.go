@@ -1,0 +1,166 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// One publisher at 10,000 events/s and 100 followers, one of which never reads
+// until the end: the others get everything, the slow one gets a gap, and what
+// it did not read is not kept.
+func TestHundredFollowersOneStalled(t *testing.T) {
+	const perSecond, seconds, readers = 10_000, 2, 99
+	s := open(t, Options{}, DefaultRing)
+	stalled := follow(t, s, FollowOptions{ClientID: "stalled"})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var wg sync.WaitGroup
+	for range readers {
+		f := follow(t, s, FollowOptions{})
+		wg.Go(func() {
+			c := checker{}
+			for {
+				e, err := f.Next(ctx)
+				if errors.Is(err, io.EOF) {
+					break
+				}
+				if err == nil {
+					err = c.take(e)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			if c.got != perSecond*seconds || c.lost != 0 {
+				t.Errorf("got %d events and lost %d", c.got, c.lost)
+			}
+		})
+	}
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	event := rpc.RawString(`{"type":"output","ts":1,"rendered":"` + fmt.Sprintf("%0500d", 0) + `"}`)
+	began := time.Now()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for sent := 0; sent < perSecond*seconds; {
+		<-tick.C
+		due := min(int(time.Since(began)*perSecond/time.Second), perSecond*seconds)
+		for ; sent < due; sent++ {
+			if _, err := s.Publish(event); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	took := time.Since(began)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	s.mu.Lock()
+	kept := s.log.bytes + s.ring.bytes
+	s.mu.Unlock()
+	if kept > DefaultQueueBytes+DefaultRingBytes {
+		t.Errorf("%d bytes are kept", kept)
+	}
+	s.registry.Close(s)
+	wg.Wait()
+	t.Logf("%d events in %s to %d followers; %d KiB kept, heap grew by %d KiB",
+		perSecond*seconds, took.Round(time.Millisecond), readers, kept>>10, (int64(after.HeapAlloc)-int64(before.HeapAlloc))>>10)
+
+	c := checker{fresh: true}
+	gaps := 0
+	for {
+		e, err := stalled.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Type == "gap" {
+			gaps++
+		}
+		if err := c.take(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if gaps != 1 || c.got+c.lost != perSecond*seconds || c.got > DefaultQueueEvents {
+		t.Errorf("the stalled one: %d gaps, got %d, lost %d", gaps, c.got, c.lost)
+	}
+}
+
+// BenchmarkPublish has followers that keep up, as far as the machine lets them.
+func BenchmarkPublish(b *testing.B) {
+	event := rpc.RawString(`{"type":"output","rendered":"one line of what a program says to its terminal, 80 bytes long or so"}`)
+	for _, n := range []int{0, 1, 10, 100, 1000} {
+		b.Run(fmt.Sprintf("followers=%d", n), func(b *testing.B) {
+			s := open(b, Options{}, DefaultRing)
+			var wg sync.WaitGroup
+			for range n {
+				f, err := s.Follow(FollowOptions{})
+				if err != nil {
+					b.Fatal(err)
+				}
+				wg.Go(func() {
+					for {
+						if _, err := f.Next(context.Background()); err != nil {
+							f.Close()
+							return
+						}
+					}
+				})
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := s.Publish(event); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.StopTimer()
+			s.registry.Close(s)
+			wg.Wait()
+		})
+	}
+}
+
+// BenchmarkStalled has followers that never read.
+func BenchmarkStalled(b *testing.B) {
+	event := rpc.RawString(`{"type":"output","rendered":"one line of what a program says to its terminal, 80 bytes long or so"}`)
+	s := open(b, Options{}, DefaultRing)
+	for range 1000 {
+		follow(b, s, FollowOptions{})
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := s.Publish(event); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkAttach is one follower who comes, gets the replay and leaves.
+func BenchmarkAttach(b *testing.B) {
+	s := open(b, Options{}, DefaultRing)
+	output(b, s, DefaultRing)
+	b.ReportAllocs()
+	for b.Loop() {
+		f, err := s.Follow(FollowOptions{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for range DefaultRing {
+			if _, ok, err := f.Poll(); !ok || err != nil {
+				b.Fatal(ok, err)
+			}
+		}
+		f.Close()
+	}
+}
