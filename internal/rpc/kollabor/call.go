@@ -85,7 +85,7 @@ func (c *conn) request() {
 		c.refuseCall(id, &rpc.Error{Code: rpc.CodeDuplicate, Message: "a stream with this id has not ended", Ran: rpc.RanNo})
 		return
 	}
-	if m != nil && m.StreamIn() && !streamGiven(m, f.Params) {
+	if m != nil && takesStream(m, f.Stream) && !streamGiven(m, f.Params) {
 		k.in = newInStream(k, f.Stream || c.modern.Load())
 		k.Input = k.in.reader
 	}
@@ -118,6 +118,18 @@ func params(v rpc.Value) rpc.Value {
 		}
 	}
 	return v
+}
+
+// takesStream reports whether chunks of the caller are to be expected. A stream
+// that may be left out comes only with calls that ask for streams: otherwise a
+// call without it would wait for an end that nobody sends.
+func takesStream(m *rpc.Method, stream bool) bool {
+	for i := range m.Params {
+		if m.Params[i].Stream {
+			return stream || m.Params[i].Required
+		}
+	}
+	return false
 }
 
 // streamGiven reports whether the positional arguments have an array in the

@@ -46,7 +46,7 @@ type FollowOptions struct {
 	Mode     string // "interactive" may send input, anything else reads only
 	Peer     *rpc.Peer
 	Link     *rpc.Link // the client's connection
-	SinceSeq *uint64 // events with a greater number; nil: what the session retains
+	SinceSeq *uint64   // events with a greater number; nil: what the session retains
 }
 
 // Follower is one client's place in the events of a session.
