@@ -147,7 +147,7 @@ func (r *Registry) publish(ctx context.Context, in publishParams) (rpc.Value, er
 			return rpc.Value{}, err
 		}
 	}
-	if in.Events != nil {
+	if in.Events != nil && in.Event.IsUndefined() {
 		for event, err := range in.Events.All(ctx) {
 			if err != nil {
 				return rpc.Value{}, err
