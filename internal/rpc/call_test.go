@@ -1,0 +1,1020 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// reply records how a call was answered, and when. A second answer is a fault.
+type reply struct {
+	id   []byte // borrowed until Own
+	mu   sync.Mutex
+	n    int
+	v    Value
+	err  *Error
+	at   time.Time
+	done chan struct{}
+	open func(b *Batch, c *Call, src Source) Sink // nil: Collect
+	late func()
+}
+
+func newReply() *reply { return &reply{done: make(chan struct{})} }
+
+func (r *reply) answer(v Value, e *Error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.n++
+	if r.n > 1 {
+		panic(fmt.Sprintf("answered %d times, now with %v", r.n, e))
+	}
+	r.v, r.err, r.at = v.Own(), e, time.Now()
+	close(r.done)
+}
+
+func (r *reply) Result(_ *Batch, _ *Call, v Value) { r.answer(v, nil) }
+func (r *reply) Error(_ *Batch, _ *Call, e *Error) { r.answer(Value{}, e) }
+func (r *reply) Own()                              { r.id = append([]byte(nil), r.id...) }
+func (r *reply) Open(b *Batch, c *Call, src Source) Sink {
+	if r.open != nil {
+		return r.open(b, c, src)
+	}
+	return Collect(c, src)
+}
+
+func (r *reply) wait(t testing.TB) (string, *Error) {
+	t.Helper()
+	select {
+	case <-r.done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("no answer")
+	}
+	if r.err != nil {
+		return "", r.err
+	}
+	text, err := r.v.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text), nil
+}
+
+// answered reports whether the answer is there.
+func (r *reply) answered() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// watcher counts what the hub would count.
+type watcher struct {
+	done, slow, late, panics atomic.Int64
+	mu                       sync.Mutex
+	rejected                 []string
+	codes                    map[Code]int
+	onSlow                   func(c *Call, age time.Duration)
+}
+
+func (w *watcher) Done(_ *Call, e *Error, took time.Duration) {
+	w.done.Add(1)
+	code := CodeOK
+	if e != nil {
+		code = e.Code
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.codes == nil {
+		w.codes = map[Code]int{}
+	}
+	w.codes[code]++
+	if took < 0 {
+		panic("a call took less than no time")
+	}
+}
+
+func (w *watcher) Slow(c *Call, age time.Duration) {
+	w.slow.Add(1)
+	if w.onSlow != nil {
+		w.onSlow(c, age)
+	}
+}
+func (w *watcher) Late(*Call)               { w.late.Add(1) }
+func (w *watcher) Panic(*Call, any, []byte) { w.panics.Add(1) }
+func (w *watcher) Rejected(limit string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rejected = append(w.rejected, limit)
+}
+
+// start starts a call as a protocol does whose read buffer holds the arguments:
+// when Start has returned the buffer is overwritten.
+func start(l *Link, m Target, c *Call, args string) *reply {
+	r, ok := c.Reply.(*reply)
+	if !ok {
+		r = newReply()
+		c.Reply = r
+	}
+	if c.Peer == nil {
+		c.Peer = Local
+	}
+	buf := []byte(args)
+	id := []byte(c.Key)
+	r.id = id
+	if args != "" {
+		v, err := Parse(buf)
+		if err != nil {
+			panic(err)
+		}
+		c.Args = WholeArgs(v)
+	}
+	var b Batch
+	b.Begin()
+	l.Start(&b, m, c)
+	for i := range buf {
+		buf[i] = '#'
+	}
+	for i := range id {
+		id[i] = '#'
+	}
+	b.Flush()
+	return r
+}
+
+type none struct{}
+
+func method(mode Mode, f Func) *Method { return NewMethod(&Method{Name: "m", Run: mode, Scope: ScopeCall}, f) }
+
+// blocking waits for the end of its context and passes that on.
+func blocking(started chan<- struct{}) *Method {
+	return method(Concurrent, func(c *Call) (Value, error) {
+		if started != nil {
+			started <- struct{}{}
+		}
+		<-c.Done()
+		return Value{}, c.Err()
+	})
+}
+
+func TestModesAnswer(t *testing.T) {
+	for _, mode := range []Mode{Inline, Concurrent, Serial} {
+		w := &watcher{}
+		l := NewLink(&Gate{Observer: w})
+		m := method(mode, func(c *Call) (Value, error) { return c.Args.First(), nil })
+		for _, test := range []string{`["a"]`, `[{"deep":[1.0,"x"]}]`, `[]`} {
+			want := "null"
+			if test != `[]` {
+				want = test[1 : len(test)-1]
+			}
+			if got, err := start(l, m, &Call{}, test).wait(t); err != nil || got != want {
+				t.Errorf("mode %d: %s gave %s, %v", mode, test, got, err)
+			}
+		}
+		fail := method(mode, func(*Call) (Value, error) { return Value{}, fmt.Errorf("no luck") })
+		if _, err := start(l, fail, &Call{}, "").wait(t); err == nil || err.Code != CodeHandler || err.Text() != "no luck" || err.Ran != RanYes {
+			t.Errorf("mode %d: %v", mode, err)
+		}
+		bad := method(mode, func(*Call) (Value, error) { panic("/secret/path") })
+		if _, err := start(l, bad, &Call{}, "").wait(t); err == nil || err.Code != CodeInternal || err.Text() != "internal error" {
+			t.Errorf("mode %d: %v", mode, err)
+		}
+		if got, err := start(l, m, &Call{}, "[1]").wait(t); err != nil || got != "1" {
+			t.Errorf("mode %d after a panic: %s, %v", mode, got, err)
+		}
+		if !l.Close(ErrPeerGone, 20*time.Second) {
+			t.Errorf("mode %d: handlers go on", mode)
+		}
+		if l.N() != 0 || l.gate.InFlight() != 0 || w.panics.Load() != 1 || w.done.Load() != 6 || w.late.Load() != 0 {
+			t.Errorf("mode %d: %d in flight, %d in all, %d panics, %d done, %d late", mode, l.N(), l.gate.InFlight(), w.panics.Load(), w.done.Load(), w.late.Load())
+		}
+	}
+}
+
+func TestStartRefuses(t *testing.T) {
+	echo := method(Inline, func(c *Call) (Value, error) { return c.Args.First(), nil })
+	admin := NewMethod(&Method{Name: "hub.cancel", Scope: ScopeAdmin}, func(*Call) (Value, error) { return Null, nil })
+	table := NewTable()
+	for _, test := range []struct {
+		name string
+		t    Target
+		peer *Peer
+		code Code
+	}{
+		{"no target", nil, Local, CodeNotFound},
+		{"a row that is not there", table.Lookup("x"), Local, CodeNotFound},
+		{"no scope", admin, &Peer{Scopes: ScopeCall | ScopeRead}, CodePermissionDenied},
+		{"not authenticated", admin, &Peer{Unauthenticated: true}, CodeUnauthenticated},
+		{"not on its list", echo, &Peer{Scopes: AllScopes, Methods: []string{"math.*", "mm"}}, CodePermissionDenied},
+	} {
+		c := &Call{Peer: test.peer}
+		l := NewLink(nil)
+		_, err := start(l, test.t, c, "[1]").wait(t)
+		if err == nil || err.Code != test.code || err.Ran != RanNo {
+			t.Errorf("%s: %v", test.name, err)
+		}
+	}
+	for _, patterns := range [][]string{{"m"}, {"x", "m*"}, {"*"}} {
+		if _, err := start(NewLink(nil), echo, &Call{Peer: &Peer{Scopes: ScopeCall, Methods: patterns}}, "").wait(t); err != nil {
+			t.Errorf("%v: %v", patterns, err)
+		}
+	}
+	l := NewLink(nil)
+	r := newReply()
+	l.Start(nil, echo, &Call{Reply: r})
+	if _, err := r.wait(t); err == nil || err.Code != CodePermissionDenied {
+		t.Errorf("nobody may call: %v", err)
+	}
+}
+
+func TestLimits(t *testing.T) {
+	for _, test := range []struct {
+		limit string
+		gate  *Gate
+	}{
+		{LimitCallsPerConnection, &Gate{CallsPerLink: 3}},
+		{LimitCallsPerUID, &Gate{CallsPerUID: 3}},
+		{LimitCalls, &Gate{Calls: 3}},
+	} {
+		w := &watcher{}
+		test.gate.Observer = w
+		quota := new(Quota)
+		a, b := NewLink(test.gate), NewLink(test.gate)
+		a.Quota, b.Quota = quota, quota
+		started := make(chan struct{}, 10)
+		m := blocking(started)
+		var replies []*reply
+		for range 3 {
+			replies = append(replies, start(a, m, &Call{}, ""))
+			<-started
+		}
+		if n := quota.N(); n != 3 || a.N() != 3 || test.gate.InFlight() != 3 {
+			t.Errorf("%s: %d, %d, %d in flight", test.limit, n, a.N(), test.gate.InFlight())
+		}
+		for _, mode := range []Mode{Inline, Concurrent} {
+			extra := method(mode, func(*Call) (Value, error) { return Null, nil })
+			if _, err := start(a, extra, &Call{}, "").wait(t); err == nil || err.Code != CodeOverloaded || err.Ran != RanNo {
+				t.Errorf("%s: %v", test.limit, err)
+			}
+		}
+		_, err := start(b, method(Inline, func(*Call) (Value, error) { return Null, nil }), &Call{}, "").wait(t)
+		if other := test.limit == LimitCallsPerConnection; (err == nil) != other {
+			t.Errorf("%s: another connection gets %v", test.limit, err)
+		}
+		a.Close(ErrPeerGone, 20*time.Second)
+		for _, r := range replies {
+			r.wait(t)
+		}
+		if quota.N() != 0 || test.gate.InFlight() != 0 {
+			t.Errorf("%s: %d and %d are left", test.limit, quota.N(), test.gate.InFlight())
+		}
+		if len(w.rejected) < 2 || w.rejected[0] != test.limit {
+			t.Errorf("%s: %v", test.limit, w.rejected)
+		}
+		b.Close(ErrPeerGone, 0)
+	}
+}
+
+// TestCancelledHandlersStillCount: a peer that starts and cancels in turn must
+// not get one goroutine for each.
+func TestCancelledHandlersStillCount(t *testing.T) {
+	l := NewLink(&Gate{CallsPerLink: 4})
+	release, started := make(chan struct{}), make(chan struct{}, 10)
+	m := method(Concurrent, func(*Call) (Value, error) {
+		started <- struct{}{}
+		<-release
+		return Null, nil
+	})
+	for range 4 {
+		r := start(l, m, &Call{Key: "1"}, "")
+		<-started
+		l.Cancel([]byte("1"), ErrCancelled)
+		r.wait(t)
+	}
+	if _, err := start(l, m, &Call{}, "").wait(t); err == nil || err.Code != CodeOverloaded {
+		t.Errorf("a fifth handler: %v", err)
+	}
+	if l.Close(ErrPeerGone, time.Millisecond) {
+		t.Error("Close says that handlers have ended")
+	}
+	close(release)
+	if !l.Close(ErrPeerGone, 20*time.Second) {
+		t.Error("the handlers have not ended")
+	}
+}
+
+func TestSerialQueueForgetsCancelledCalls(t *testing.T) {
+	l := NewLink(nil)
+	started, release := make(chan struct{}, 1), make(chan struct{})
+	m := method(Serial, func(*Call) (Value, error) {
+		started <- struct{}{}
+		<-release
+		return Null, nil
+	})
+	first := start(l, m, &Call{}, "")
+	<-started
+	for range 10000 {
+		r := start(l, m, &Call{Key: "1"}, "")
+		l.Cancel([]byte("1"), ErrCancelled)
+		r.wait(t)
+	}
+	m.serial.mu.Lock()
+	n := len(m.serial.queue)
+	m.serial.mu.Unlock()
+	if n > 2048 {
+		t.Errorf("%d cancelled calls wait", n)
+	}
+	close(release)
+	first.wait(t)
+	if !l.Close(ErrPeerGone, 20*time.Second) {
+		t.Error("the handler goes on")
+	}
+}
+
+func TestCloseWaitsForSerialHandlers(t *testing.T) {
+	l := NewLink(nil)
+	started, release := make(chan struct{}, 1), make(chan struct{})
+	m := method(Serial, func(*Call) (Value, error) {
+		started <- struct{}{}
+		<-release
+		return Null, nil
+	})
+	r := start(l, m, &Call{}, "")
+	<-started
+	if l.Close(ErrPeerGone, time.Millisecond) {
+		t.Error("Close did not wait")
+	}
+	r.wait(t)
+	close(release)
+	if !l.Close(ErrPeerGone, 20*time.Second) {
+		t.Error("the handler goes on")
+	}
+}
+
+func TestSerialKeepsOrder(t *testing.T) {
+	l := NewLink(nil)
+	var got []int64
+	m := method(Serial, func(c *Call) (Value, error) {
+		n, err := c.Args.First().AsInt()
+		got = append(got, n)
+		return Null, err
+	})
+	var replies []*reply
+	for i := range 2000 {
+		replies = append(replies, start(l, m, &Call{}, fmt.Sprintf("[%d]", i)))
+	}
+	for _, r := range replies {
+		r.wait(t)
+	}
+	l.Close(ErrPeerGone, 20*time.Second)
+	if len(got) != 2000 || !slices.IsSorted(got) {
+		t.Errorf("%d calls, sorted: %v", len(got), slices.IsSorted(got))
+	}
+}
+
+func TestDraining(t *testing.T) {
+	g := &Gate{}
+	l := NewLink(g)
+	started := make(chan struct{}, 1)
+	r := start(l, blocking(started), &Call{Key: "a"}, "")
+	<-started
+	g.Drain()
+	if !g.Draining() {
+		t.Error("not draining")
+	}
+	if _, err := start(l, blocking(nil), &Call{}, "").wait(t); err == nil || err.Code != CodeUnavailable || err.Ran != RanNo {
+		t.Errorf("a new call: %v", err)
+	}
+	if r.answered() {
+		t.Error("the running call is over")
+	}
+	l.Cancel([]byte("a"), ErrShutdown)
+	if _, err := r.wait(t); err != ErrShutdown {
+		t.Errorf("the running call: %v", err)
+	}
+}
+
+func TestDuplicateKeys(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		l := NewLink(nil)
+		started := make(chan struct{}, 2)
+		first := start(l, blocking(started), &Call{Key: "k"}, "")
+		<-started
+		c := &Call{Key: "k"}
+		if late { // a protocol that sets its key when the call is owned
+			c.Key = ""
+			c.Reply = &lateKey{reply: newReply(), c: c, key: "k"}
+		}
+		var second *reply
+		if late {
+			c.Peer = Local
+			l.Start(nil, blocking(started), c)
+			second = c.Reply.(*lateKey).reply
+		} else {
+			second = start(l, blocking(started), c, "")
+		}
+		if _, err := second.wait(t); err == nil || err.Code != CodeDuplicate || err.Ran != RanNo {
+			t.Errorf("late %v: the second is answered with %v", late, err)
+		}
+		if first.answered() || !l.InFlight("k") || l.N() != 1 {
+			t.Errorf("late %v: the first call was touched (%d in flight)", late, l.N())
+		}
+		l.Cancel([]byte("k"), ErrCancelled)
+		if _, err := first.wait(t); err != ErrCancelled {
+			t.Errorf("the first call: %v", err)
+		}
+		again := start(l, blocking(started), &Call{Key: "k"}, "")
+		<-started
+		if again.answered() {
+			t.Error("the key is not free")
+		}
+		if !l.Close(ErrPeerGone, 20*time.Second) {
+			t.Error("handlers go on")
+		}
+		again.wait(t)
+	}
+}
+
+type lateKey struct {
+	*reply
+	c   *Call
+	key string
+}
+
+func (r *lateKey) Own() { r.c.Key = r.key }
+
+func TestCancelUnknownKey(t *testing.T) {
+	l := NewLink(nil)
+	l.Cancel([]byte("nobody"), ErrCancelled)
+	if l.Find([]byte("nobody")) != nil {
+		t.Error("found")
+	}
+}
+
+// TestExactlyOneAnswer lets Finish, deadline, Cancel and Close race. reply
+// panics at a second answer, and one that is missing is waited for in vain.
+func TestExactlyOneAnswer(t *testing.T) {
+	for round := range 40 {
+		w := &watcher{}
+		g := &Gate{Observer: w}
+		l := NewLink(g)
+		grace := time.Duration(round%2) * time.Millisecond
+		var replies []*reply
+		var wg sync.WaitGroup
+		for i := range 64 {
+			key := fmt.Sprint(i)
+			var target Target
+			switch i % 4 {
+			case 0:
+				target = method(Concurrent, func(c *Call) (Value, error) { return Null, nil })
+			case 1: // several that finish at once
+				target = TargetFunc(func(b *Batch, c *Call) {
+					c.Own()
+					for range 3 {
+						wg.Go(func() { c.Finish(nil, Null, nil) })
+					}
+				})
+			case 2:
+				target = method(Serial, func(c *Call) (Value, error) { <-c.Done(); return Value{}, c.Err() })
+			case 3: // a stream
+				target = HandleStream("s", func(ctx context.Context, _ none, send func(int) error) error {
+					for n := range 100 {
+						if err := send(n); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+			}
+			replies = append(replies, start(l, target, &Call{Key: key, Timeout: time.Millisecond, Grace: grace}, ""))
+			wg.Go(func() { l.Cancel([]byte(key), ErrCancelled) })
+		}
+		if round%3 == 0 {
+			wg.Go(func() { l.Close(ErrPeerGone, 20*time.Second) })
+		}
+		for i, r := range replies {
+			select {
+			case <-r.done:
+			case <-time.After(20 * time.Second):
+				t.Fatalf("round %d: call %d is not answered", round, i)
+			}
+		}
+		wg.Wait()
+		if !l.Close(ErrPeerGone, 20*time.Second) {
+			t.Fatal("handlers go on")
+		}
+		if w.done.Load() != 64 || l.N() != 0 || g.InFlight() != 0 || len(l.byKey) != 0 || len(l.heap) != 0 {
+			t.Fatalf("%d done, %d left, %d in all, %d keys", w.done.Load(), l.N(), g.InFlight(), len(l.byKey))
+		}
+	}
+}
+
+func TestDeadlineIsExact(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLink(&Gate{Deadline: 3 * time.Second})
+		begin := time.Now()
+		ended := make(chan time.Duration, 10)
+		m := func(deadline time.Duration) *Method {
+			return NewMethod(&Method{Name: "m", Scope: ScopeCall, Deadline: deadline}, func(c *Call) (Value, error) {
+				<-c.Done()
+				ended <- time.Since(begin)
+				if c.Err() != context.DeadlineExceeded || AsError(c, c.Err()) != errDeadline || context.Cause(c) != error(errDeadline) {
+					t.Errorf("%v, cause %v", c.Err(), context.Cause(c))
+				}
+				return Value{}, c.Err()
+			})
+		}
+		for _, test := range []struct {
+			method, asked, want time.Duration
+		}{
+			{0, 0, 3 * time.Second},
+			{7*time.Second + 1, 0, 7*time.Second + 1},
+			{7 * time.Second, 1234567891, 1234567891},
+			{-1, 5 * time.Second, 5 * time.Second},
+			{0, 1, MinDeadline},
+			{0, 100 * time.Hour, MaxDeadline},
+		} {
+			begin = time.Now()
+			r := start(l, m(test.method), &Call{Timeout: test.asked}, "")
+			_, err := r.wait2()
+			if err == nil || err.Code != CodeDeadlineExceeded || r.at.Sub(begin) != test.want {
+				t.Errorf("%v: %v after %v", test, err, r.at.Sub(begin))
+			}
+			if took := <-ended; took != test.want {
+				t.Errorf("the context of %v ended after %v", test, took)
+			}
+		}
+		r := start(l, NewMethod(&Method{Name: "m", Scope: ScopeCall, Deadline: -1, Slow: -1}, func(c *Call) (Value, error) {
+			if _, ok := c.Deadline(); ok {
+				t.Error("there is a deadline")
+			}
+			select {
+			case <-c.Done():
+			case <-time.After(10 * time.Hour):
+			}
+			return Null, c.Err()
+		}), &Call{}, "")
+		if _, err := r.wait2(); err != nil {
+			t.Error(err)
+		}
+		l.Close(ErrPeerGone, time.Second)
+	})
+}
+
+// wait2 is wait without a limit, for synctest.
+func (r *reply) wait2() (string, *Error) {
+	<-r.done
+	return "", r.err
+}
+
+func TestManyDeadlines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLink(nil)
+		begin := time.Now()
+		var replies []*reply
+		for i := range 500 {
+			d := time.Duration((i*7919)%500+1) * 10 * time.Millisecond
+			replies = append(replies, start(l, blocking(nil), &Call{Timeout: d}, ""))
+		}
+		for i, r := range replies {
+			r.wait2()
+			if want := time.Duration((i*7919)%500+1) * 10 * time.Millisecond; r.at.Sub(begin) != want {
+				t.Fatalf("call %d ended after %v, want %v", i, r.at.Sub(begin), want)
+			}
+		}
+		l.Close(ErrPeerGone, time.Second)
+	})
+}
+
+func TestGrace(t *testing.T) {
+	const grace = 250 * time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		w := &watcher{}
+		l := NewLink(&Gate{Observer: w})
+		begin := time.Now()
+		var ended, hooked time.Duration
+		m := method(Concurrent, func(c *Call) (Value, error) {
+			c.OnCancel(func(cause *Error) {
+				hooked = time.Since(begin)
+				if cause != errDeadline {
+					t.Errorf("hook: %v", cause)
+				}
+			})
+			<-c.Done()
+			ended = time.Since(begin)
+			return Value{}, c.Err()
+		})
+		r := start(l, m, &Call{Key: "k", Timeout: time.Second, Grace: grace}, "")
+		time.Sleep(time.Second + grace/2)
+		synctest.Wait()
+		if r.answered() || !l.InFlight("k") {
+			t.Error("answered too early")
+		}
+		l.Cancel([]byte("k"), ErrCancelled) // changes nothing any more
+		r.wait2()
+		if took := r.at.Sub(begin); took != time.Second+grace || r.err != errDeadline {
+			t.Errorf("%v after %v", r.err, took)
+		}
+		if ended != time.Second || hooked != time.Second {
+			t.Errorf("the context ended after %v, the hook ran after %v", ended, hooked)
+		}
+		synctest.Wait()
+		if w.done.Load() != 1 || w.late.Load() != 0 || l.N() != 0 {
+			t.Errorf("%d done, %d late, %d left", w.done.Load(), w.late.Load(), l.N())
+		}
+
+		begin = time.Now()
+		r = start(l, m, &Call{Timeout: time.Second, Grace: grace}, "")
+		time.Sleep(time.Second + grace/2)
+		l.Close(ErrPeerGone, time.Second)
+		if !r.answered() || r.at.Sub(begin) != time.Second+grace/2 || r.err != errDeadline {
+			t.Errorf("Close: %v after %v", r.err, r.at.Sub(begin))
+		}
+	})
+}
+
+// TestGraceSurvivesAnItem: what a forwarding target sends after the deadline
+// neither reaches the caller nor keeps the held-back answer from it.
+func TestGraceSurvivesAnItem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLink(nil)
+		wire := &wireSink{}
+		r := newReply()
+		r.open = func(_ *Batch, c *Call, _ Source) Sink { wire.c = c; return wire }
+		var sink Sink
+		target := TargetFunc(func(b *Batch, c *Call) { c.Own(); sink = c.Open(b, noSource{}) })
+		begin := time.Now()
+		start(l, target, &Call{Reply: r, Timeout: time.Second, Grace: time.Second}, "")
+		time.Sleep(1500 * time.Millisecond)
+		synctest.Wait()
+		sink.Item(nil, Int(1))
+		r.wait2()
+		if r.err != errDeadline || r.at.Sub(begin) != 2*time.Second || len(wire.items) != 0 {
+			t.Errorf("%v after %v, %d items", r.err, r.at.Sub(begin), len(wire.items))
+		}
+		l.Close(ErrPeerGone, 0)
+	})
+}
+
+// wireSink is a protocol's sink: its end is the answer.
+type wireSink struct {
+	c     *Call
+	mu    sync.Mutex
+	items []string
+	ends  int
+	err   *Error
+}
+
+func (s *wireSink) Item(_ *Batch, v Value) {
+	text, err := v.JSON()
+	if err != nil {
+		panic(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ends > 0 {
+		panic("an item behind the end")
+	}
+	s.items = append(s.items, string(text))
+}
+
+func (s *wireSink) End(b *Batch, e *Error) {
+	s.mu.Lock()
+	s.ends++
+	s.err = e
+	n := s.ends
+	s.mu.Unlock()
+	if n > 1 {
+		panic("two ends")
+	}
+	if s.c != nil {
+		if e != nil {
+			s.c.Reply.Error(b, s.c, e)
+		} else {
+			s.c.Reply.Result(b, s.c, Null)
+		}
+	}
+}
+
+func (s *wireSink) list() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.items)
+}
+
+func TestSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &watcher{}
+		l := NewLink(&Gate{Observer: w, Slow: 2 * time.Second})
+		running := make(map[*Call]time.Duration)
+		w.onSlow = func(c *Call, age time.Duration) {
+			running[c] = age
+			if c.Settled() || !c.Slow() {
+				t.Error("not while it runs")
+			}
+		}
+		sleep := func(name string, slow, d time.Duration) *reply {
+			return start(l, NewMethod(&Method{Name: name, Scope: ScopeCall, Slow: slow}, func(c *Call) (Value, error) {
+				time.Sleep(d)
+				return Null, nil
+			}), &Call{}, "")
+		}
+		replies := []*reply{
+			sleep("quick", 0, time.Second),
+			sleep("slow", 0, 20*time.Second),
+			sleep("own", 5*time.Second, 6*time.Second),
+			sleep("never", -1, 20*time.Second),
+		}
+		time.Sleep(25 * time.Second)
+		for _, r := range replies {
+			if _, err := r.wait2(); err != nil {
+				t.Error(err)
+			}
+		}
+		ages := map[string]time.Duration{}
+		for c, age := range running {
+			ages[c.Method.Name] = age
+		}
+		if w.slow.Load() != 2 || ages["slow"] != 2*time.Second || ages["own"] != 5*time.Second {
+			t.Errorf("%d slow: %v", w.slow.Load(), ages)
+		}
+		// Slow and expired at once.
+		r := start(l, blocking(nil), &Call{Timeout: 2 * time.Second}, "")
+		r.wait2()
+		synctest.Wait()
+		if w.slow.Load() != 3 || r.err != errDeadline {
+			t.Errorf("%d slow, %v", w.slow.Load(), r.err)
+		}
+		l.Close(ErrPeerGone, time.Second)
+	})
+}
+
+func TestCloseLeavesNoTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLink(nil)
+		r := start(l, blocking(nil), &Call{Timeout: time.Hour}, "")
+		synctest.Wait()
+		if !l.Close(ErrPeerGone, time.Second) || !r.answered() {
+			t.Error("not closed")
+		}
+		if l.timer.Stop() {
+			t.Error("the timer of a closed link still runs")
+		}
+		// A call that arrives after Close is answered at once.
+		late := start(l, blocking(nil), &Call{}, "")
+		synctest.Wait()
+		if !late.answered() || late.err != ErrPeerGone || l.N() != 0 || l.timer.Stop() {
+			t.Errorf("%v, %d left", late.err, l.N())
+		}
+		ran := false
+		l.OnClose(func() { ran = true })
+		if !ran {
+			t.Error("OnClose of a closed link")
+		}
+	})
+}
+
+func TestOnCloseOrder(t *testing.T) {
+	l := NewLink(nil)
+	var got []int
+	for i := range 3 {
+		l.OnClose(func() { got = append(got, i) })
+	}
+	l.Close(ErrPeerGone, 0)
+	l.Close(ErrPeerGone, 0)
+	if !slices.Equal(got, []int{0, 1, 2}) {
+		t.Error(got)
+	}
+}
+
+func TestContext(t *testing.T) {
+	l := NewLink(nil)
+	ready, checked := make(chan context.Context), make(chan struct{})
+	m := method(Concurrent, func(c *Call) (Value, error) {
+		type key struct{}
+		ctx, cancel := context.WithTimeout(context.WithValue(c, key{}, 1), time.Hour)
+		defer cancel()
+		if From(ctx) != c || From(c) != c || From(context.Background()) != nil || ctx.Value(key{}) != 1 || c.Value(key{}) != nil {
+			t.Error("From does not find the call")
+		}
+		if at, ok := ctx.Deadline(); !ok || !at.Equal(c.deadline) {
+			t.Errorf("deadline of the child: %v, %v", at, ok)
+		}
+		if c.Err() != nil || context.Cause(c) != nil {
+			t.Error("it has ended")
+		}
+		ready <- ctx
+		<-ctx.Done()
+		if ctx.Err() != context.Canceled || context.Cause(ctx) != error(ErrByAdmin) || c.Err() != context.Canceled || AsError(ctx, ctx.Err()) != ErrByAdmin {
+			t.Errorf("%v, %v, %v", ctx.Err(), context.Cause(ctx), c.Err())
+		}
+		close(checked)
+		return Value{}, ctx.Err()
+	})
+	r := start(l, m, &Call{Key: "k"}, "")
+	<-ready
+	l.Cancel([]byte("k"), ErrByAdmin)
+	if _, err := r.wait(t); err != ErrByAdmin {
+		t.Error(err)
+	}
+	<-checked
+	l.Close(ErrPeerGone, 20*time.Second)
+
+	// After a regular answer the context ends as well.
+	var kept context.Context
+	r = start(NewLink(nil), method(Inline, func(c *Call) (Value, error) { kept = c; return Null, nil }), &Call{}, "")
+	r.wait(t)
+	select {
+	case <-kept.Done():
+	default:
+		t.Error("the context of an answered call goes on")
+	}
+	if kept.Err() != context.Canceled || !errors.Is(context.Cause(kept), errFinished) {
+		t.Errorf("%v, %v", kept.Err(), context.Cause(kept))
+	}
+}
+
+func TestOnCancel(t *testing.T) {
+	l := NewLink(nil)
+	var c *Call
+	var causes []*Error
+	hook := func(e *Error) { causes = append(causes, e) }
+	target := TargetFunc(func(_ *Batch, call *Call) { call.Own(); c = call; call.OnCancel(hook) })
+	r := start(l, target, &Call{}, "")
+	c.Cancel(ErrCancelled)
+	c.Cancel(ErrByAdmin)
+	c.OnCancel(hook)
+	r.wait(t)
+	if len(causes) != 2 || causes[0] != ErrCancelled || causes[1] != ErrCancelled {
+		t.Errorf("hooks ran with %v", causes)
+	}
+	causes = nil
+	r = start(l, target, &Call{}, "")
+	c.Finish(nil, Null, nil)
+	c.Cancel(ErrCancelled)
+	c.OnCancel(hook)
+	r.wait(t)
+	if len(causes) != 0 {
+		t.Errorf("hooks ran after an answer: %v", causes)
+	}
+}
+
+func TestLateAnswersAreCounted(t *testing.T) {
+	w := &watcher{}
+	l := NewLink(&Gate{Observer: w})
+	var c *Call
+	r := start(l, TargetFunc(func(_ *Batch, call *Call) { call.Own(); c = call }), &Call{}, "")
+	c.Cancel(ErrCancelled)
+	c.Finish(nil, Int(1), nil)
+	if _, err := r.wait(t); err != ErrCancelled || w.late.Load() != 1 || w.done.Load() != 1 {
+		t.Errorf("%v, %d late, %d done", err, w.late.Load(), w.done.Load())
+	}
+}
+
+func TestErrAnswered(t *testing.T) {
+	for _, mode := range []Mode{Inline, Concurrent, Serial} {
+		l := NewLink(nil)
+		r := start(l, method(mode, func(c *Call) (Value, error) {
+			c.Finish(nil, Int(7), nil)
+			return Value{}, ErrAnswered
+		}), &Call{}, "")
+		if got, err := r.wait(t); got != "7" || err != nil {
+			t.Errorf("mode %d: %s, %v", mode, got, err)
+		}
+		l.Close(ErrPeerGone, 20*time.Second)
+	}
+}
+
+func TestRefsEndWithTheCall(t *testing.T) {
+	released := 0
+	ref := NewRef(nil, func() { released++ })
+	r := start(NewLink(nil), method(Inline, func(c *Call) (Value, error) { return Null, nil }), &Call{Refs: []*Ref{ref}}, "")
+	r.wait(t)
+	if released != 1 {
+		t.Errorf("released %d times", released)
+	}
+	kept := NewRef(nil, func() { released++ })
+	start(NewLink(nil), method(Inline, func(c *Call) (Value, error) { kept.Retain(); return Null, nil }), &Call{Refs: []*Ref{kept}}, "").wait(t)
+	if released != 1 {
+		t.Error("a retained reference is gone")
+	}
+	kept.Release()
+	if released != 2 {
+		t.Error("the last hold releases nothing")
+	}
+	kept.Retain()
+	kept.Release()
+	if released != 2 {
+		t.Error("released twice")
+	}
+}
+
+func TestObject(t *testing.T) {
+	n := int64(0)
+	obj := Object{
+		"increment": method(Inline, func(c *Call) (Value, error) {
+			by, err := c.Args.First().AsInt()
+			n += by
+			return Int(n), err
+		}),
+		"value": method(Concurrent, func(*Call) (Value, error) { return Int(n), nil }),
+	}
+	ref := NewRef(obj, nil)
+	call := func(get bool, path ...string) (Value, error) {
+		c := &Call{Get: get, Args: ListArgs(Int(2))}
+		for _, p := range path {
+			c.Path = append(c.Path, PathPart{Name: p})
+		}
+		return Do(t.Context(), ref.Target, c)
+	}
+	if v, err := call(false, "increment"); err != nil || string(v.raw) != "2" {
+		t.Errorf("%s, %v", v.raw, err)
+	}
+	if v, err := call(false, "value"); err != nil || string(v.raw) != "2" {
+		t.Errorf("%s, %v", v.raw, err)
+	}
+	for _, path := range [][]string{{"nothing"}, {"value", "deeper"}} {
+		if _, err := call(false, path...); !errors.Is(err, &Error{Code: CodeNotFound}) {
+			t.Errorf("%v: %v", path, err)
+		}
+	}
+	if _, err := call(false); !errors.Is(err, &Error{Code: CodeInvalidParams}) {
+		t.Errorf("the object itself: %v", err)
+	}
+	if v, err := call(true, "nothing"); err != nil || !v.IsUndefined() {
+		t.Errorf("a property that is not there: %v, %v", v, err)
+	}
+	if _, err := ref.Call(t.Context()); !errors.Is(err, &Error{Code: CodeInvalidParams}) {
+		t.Errorf("Ref.Call: %v", err)
+	}
+}
+
+func TestDo(t *testing.T) {
+	if v, err := Do(t.Context(), method(Concurrent, func(c *Call) (Value, error) { return c.Args.First(), nil }), &Call{Args: ListArgs(String("x"))}); err != nil || string(v.raw) != `"x"` {
+		t.Errorf("%s, %v", v.raw, err)
+	}
+	for _, mode := range []Mode{Inline, Concurrent, Serial} {
+		_, err := Do(t.Context(), method(mode, func(*Call) (Value, error) { panic("x") }), &Call{})
+		if !errors.Is(err, &Error{Code: CodeInternal}) {
+			t.Errorf("a panic in mode %d: %v", mode, err)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(ErrShutdown)
+	if _, err := Do(ctx, blocking(nil), &Call{}); err != error(ErrShutdown) {
+		t.Errorf("cause: %v", err)
+	}
+	ctx2, cancel2 := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel2()
+	if _, err := Do(ctx2, blocking(nil), &Call{}); err != error(errDeadline) {
+		t.Errorf("deadline: %v", err)
+	}
+	stream := HandleStream("s", func(_ context.Context, _ none, send func(int) error) error {
+		for i := range 200 {
+			if err := send(i); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	v, err := Do(t.Context(), stream, &Call{})
+	if list, lerr := v.AsList(); err != nil || lerr != nil || len(list) != 200 {
+		t.Errorf("%d items, %v", len(list), err)
+	}
+}
+
+func TestCallClient(t *testing.T) {
+	c := &Call{}
+	if _, err := c.CallClient(t.Context(), nil); !errors.Is(err, &Error{Code: CodeUnavailable}) {
+		t.Errorf("nobody to call: %v", err)
+	}
+	c.Client = TargetFunc(func(b *Batch, c *Call) {
+		c.Finish(b, String(c.Path[0].Name+string(c.Args.First().raw)), nil)
+	})
+	if v, err := c.CallClient(t.Context(), []PathPart{{Name: "hi"}}, Int(4)); err != nil || string(v.raw) != `"hi4"` {
+		t.Errorf("%s, %v", v.raw, err)
+	}
+	// The caller's end ends the call to it.
+	l := NewLink(nil)
+	seen := make(chan *Error, 1)
+	m := method(Concurrent, func(c *Call) (Value, error) { return c.CallClient(c, nil) })
+	r := start(l, m, &Call{Key: "k", Client: TargetFunc(func(_ *Batch, c *Call) {
+		c.Own()
+		c.OnCancel(func(cause *Error) { seen <- cause })
+		go l.Cancel([]byte("k"), ErrByAdmin)
+	})}, "")
+	if _, err := r.wait(t); err != ErrByAdmin {
+		t.Error(err)
+	}
+	if cause := <-seen; cause != ErrByAdmin {
+		t.Error(cause)
+	}
+	l.Close(ErrPeerGone, 20*time.Second)
+}
