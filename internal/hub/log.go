@@ -53,11 +53,11 @@ func toJournal() bool {
 	return ok && dev == strconv.FormatUint(uint64(s.Dev), 10) && ino == strconv.FormatUint(s.Ino, 10)
 }
 
-// observer tells metrics and log about calls. It is the Gate's Observer.
+// callObserver tells metrics and log about calls. It is the Gate's Observer.
 // Parameters and results are never logged.
-type observer struct{ h *hub }
+type callObserver struct{ h *hub }
 
-func (o observer) Done(c *rpc.Call, err *rpc.Error, took time.Duration) {
+func (o callObserver) Done(c *rpc.Call, err *rpc.Error, took time.Duration) {
 	o.h.metrics.done(c, err, took)
 	if o.h.phase.Load() == draining {
 		select {
@@ -73,19 +73,19 @@ func (o observer) Done(c *rpc.Call, err *rpc.Error, took time.Duration) {
 	}
 }
 
-func (o observer) Slow(c *rpc.Call, age time.Duration) {
+func (o callObserver) Slow(c *rpc.Call, age time.Duration) {
 	o.h.metrics.seriesOf(c).slow.Inc()
 	o.h.log.Warn("slow handler", callFields(c, nil, zap.Duration("age", age))...)
 }
 
-func (o observer) Late(*rpc.Call) { o.h.metrics.late.Inc() }
+func (o callObserver) Late(*rpc.Call) { o.h.metrics.late.Inc() }
 
-func (o observer) Panic(c *rpc.Call, value any, stack []byte) {
+func (o callObserver) Panic(c *rpc.Call, value any, stack []byte) {
 	o.h.metrics.panics.Inc()
 	o.h.log.Error("handler panicked", callFields(c, nil, zap.Any("panic", value), zap.ByteString("stack", stack))...)
 }
 
-func (o observer) Rejected(limit string) { o.h.metrics.rejected(limit) }
+func (o callObserver) Rejected(limit string) { o.h.metrics.rejected(limit) }
 
 // callFields says which call it is.
 func callFields(c *rpc.Call, err *rpc.Error, more ...zap.Field) []zap.Field {

@@ -128,7 +128,7 @@ func newHub(o Options) *hub {
 	h.metrics.collectPresent(h)
 	h.open = newRegistry(o.Limits)
 	h.gate = &rpc.Gate{
-		Observer: observer{h}, CallsPerLink: o.Limits.CallsPerConnection, CallsPerUID: o.Limits.CallsPerUID, Calls: o.Limits.Calls,
+		Observer: callObserver{h}, CallsPerLink: o.Limits.CallsPerConnection, CallsPerUID: o.Limits.CallsPerUID, Calls: o.Limits.Calls,
 	}
 	h.table.Added = h.metrics.added
 	h.sessions = h.newSessions()
