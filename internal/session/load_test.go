@@ -52,9 +52,18 @@ func TestHundredFollowersOneStalled(t *testing.T) {
 	began := time.Now()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
+	held := 0
 	for sent := 0; sent < perSecond*seconds; {
-		<-tick.C
-		due := min(int(time.Since(began)*perSecond/time.Second), perSecond*seconds)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatal("the followers do not get on")
+		}
+		if behind(s, stalled) > DefaultQueueEvents/2 {
+			held++ // a machine that is busy with other things: the rate gives way, not the test
+			continue
+		}
+		due := min(int(time.Since(began)*perSecond/time.Second), perSecond*seconds, sent+DefaultQueueEvents/4)
 		for ; sent < due; sent++ {
 			if _, err := s.Publish(event); err != nil {
 				t.Fatal(err)
@@ -72,8 +81,8 @@ func TestHundredFollowersOneStalled(t *testing.T) {
 	}
 	s.registry.Close(s)
 	wg.Wait()
-	t.Logf("%d events in %s to %d followers; %d KiB kept, heap grew by %d KiB",
-		perSecond*seconds, took.Round(time.Millisecond), readers, kept>>10, (int64(after.HeapAlloc)-int64(before.HeapAlloc))>>10)
+	t.Logf("%d events in %s to %d followers, held back %d times; %d KiB kept, heap grew by %d KiB",
+		perSecond*seconds, took.Round(time.Millisecond), readers, held, kept>>10, (int64(after.HeapAlloc)-int64(before.HeapAlloc))>>10)
 
 	c := checker{fresh: true}
 	gaps := 0
@@ -95,6 +104,19 @@ func TestHundredFollowersOneStalled(t *testing.T) {
 	if gaps != 1 || c.got+c.lost != perSecond*seconds || c.got > DefaultQueueEvents {
 		t.Errorf("the stalled one: %d gaps, got %d, lost %d", gaps, c.got, c.lost)
 	}
+}
+
+// behind returns the lag of the slowest follower but one.
+func behind(s *Session, but *Follower) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lag := uint64(0)
+	for _, f := range s.followers {
+		if f != but {
+			lag = max(lag, s.seq-f.cursor)
+		}
+	}
+	return lag
 }
 
 // BenchmarkPublish has followers that keep up, as far as the machine lets them.

@@ -26,9 +26,9 @@ func (r *Registry) Methods() []*rpc.Method {
 		rpc.Handle("session.close", r.closeSession, object, rpc.Needs(rpc.ScopeProvide), rpc.Doc(
 			"Ends a session: its followers get what is left and then the end of their stream. For its owner, for anybody once it is gone, and for administrators.")),
 		r.publishMethod(),
-		rpc.Handle("session.list", r.list, rpc.In(rpc.Inline), rpc.Needs(rpc.ScopeRead), rpc.Doc("Lists the sessions, sorted by name."),
+		rpc.Handle("session.list", r.list, rpc.Needs(rpc.ScopeRead), rpc.Doc("Lists the sessions, sorted by name."),
 			rpc.Returns(rpc.Type{Kind: rpc.KindArray, Elem: &rpc.Type{Kind: rpc.KindObject}})),
-		rpc.Handle("session.info", r.info, object, rpc.In(rpc.Inline), rpc.Needs(rpc.ScopeRead), rpc.Doc(
+		rpc.Handle("session.info", r.info, object, rpc.Needs(rpc.ScopeRead), rpc.Doc(
 			"Tells what is known of a session: owner, followers with their lag, last event, uptime.")),
 		rpc.Handle("session.history", r.history, object, rpc.Needs(rpc.ScopeRead), rpc.Doc(
 			"Returns retained events in order, and the number to go on after when there are more.")),

@@ -106,6 +106,7 @@ type Registry struct {
 	sessions map[string]*Session
 	links    map[*rpc.Link]map[*Session]struct{} // what each connection owns or owned
 	closed   bool
+	final    []*Session // those that Shutdown closed
 }
 
 // New returns an empty registry. The hub opens its default session itself:
@@ -303,6 +304,7 @@ func (r *Registry) remove(s *Session) {
 }
 
 // Shutdown tells all followers why, closes every session and opens no more.
+// Save works after it.
 func (r *Registry) Shutdown(reason string) {
 	text := append([]byte(nil), `{"type":"shutdown","reason":`...)
 	text = append(rpc.AppendString(text, reason, false), '}')
@@ -310,9 +312,17 @@ func (r *Registry) Shutdown(reason string) {
 	r.life.Lock()
 	defer r.life.Unlock()
 	r.mu.Lock()
+	again := r.closed
 	r.closed = true
 	r.mu.Unlock()
-	for _, s := range r.List() {
+	if again {
+		return
+	}
+	sessions := r.List()
+	r.mu.Lock()
+	r.final = sessions
+	r.mu.Unlock()
+	for _, s := range sessions {
 		_, _ = s.Publish(event) // a session that is closed already needs no word
 		r.remove(s)
 	}

@@ -237,11 +237,16 @@ func (s *Session) leave(link *rpc.Link) {
 		return
 	}
 	s.owner = nil
-	s.left = time.Now()
 	s.input.ownerGoneLocked()
 	if !s.permanent {
-		s.linger = time.AfterFunc(s.registry.opts.Linger, func() { s.registry.lapse(s) })
+		s.waitForOwnerLocked()
 	}
+}
+
+// waitForOwnerLocked lets the session end if no owner comes in time.
+func (s *Session) waitForOwnerLocked() {
+	s.left = time.Now()
+	s.linger = time.AfterFunc(s.registry.opts.Linger, func() { s.registry.lapse(s) })
 }
 
 // lapsed reports whether the session has been without owner and events for
