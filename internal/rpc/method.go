@@ -137,7 +137,7 @@ func (m *Method) Start(b *Batch, c *Call) {
 		c.Finish(b, Value{}, NoMethod(m.Name+"."+c.Path[0].Name))
 		return
 	}
-	if m.Endless && c.Unary {
+	if m.Endless && c.Unary && len(c.Refs) == 0 { // with a function among the arguments the items go there
 		c.Finish(b, Value{}, &Error{Code: CodeInvalidParams, Ran: RanNo,
 			Message: m.Name + " streams without end: ask for its result as a stream"})
 		return
