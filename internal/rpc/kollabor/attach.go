@@ -72,7 +72,7 @@ func (c *conn) attach() {
 	}
 	follower, err := s.Follow(o)
 	if err != nil {
-		c.sendError(nil, rpc.AsError(nil, err).Text())
+		c.sendError(nil, rpc.AsError(context.Background(), err).Text())
 		return
 	}
 	a.follower = follower
@@ -186,7 +186,7 @@ func (a *attachment) input(v rpc.Value) {
 	case len(raw(v)) == 2: // nothing was typed
 	default:
 		if err := a.follower.Input(v); err != nil {
-			c.sendError(nil, rpc.AsError(nil, err).Text())
+			c.sendError(nil, rpc.AsError(context.Background(), err).Text())
 		}
 	}
 }

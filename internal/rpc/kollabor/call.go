@@ -1,6 +1,7 @@
 package kollabor
 
 import (
+	"context"
 	"errors"
 	"math"
 	"strconv"
@@ -241,7 +242,7 @@ func (k *call) Result(b *rpc.Batch, _ *rpc.Call, v rpc.Value) {
 		dst, err = frame.AppendReply(dst, k.id, v)
 		switch {
 		case err != nil:
-			fault = rpc.AsError(&k.Call, err)
+			fault = unserializable(err)
 			dst = k.appendFailure(dst[:from], fault)
 		case len(dst)-from-1 > frame.MaxLine:
 			fault = errTooLarge
@@ -253,6 +254,18 @@ func (k *call) Result(b *rpc.Batch, _ *rpc.Call, v rpc.Value) {
 	if err == nil {
 		k.conn.sent(b, frame.Reply, n)
 	}
+}
+
+// unserializable is err as clients have always known it.
+func unserializable(err error) *rpc.Error {
+	const head = "result not json-serializable: "
+	e := rpc.AsError(context.Background(), err)
+	if e.Code != rpc.CodeSerialization || strings.HasPrefix(e.Message, head) {
+		return e
+	}
+	c := *e
+	c.Message = head + e.Message
+	return &c
 }
 
 // Error sends the reply of a call that failed.

@@ -1,6 +1,7 @@
 package kollabor
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
@@ -173,7 +174,7 @@ func (c *conn) message() {
 	if s := c.session(c.conn.Session); s != nil {
 		var err error
 		if id, err = s.Deliver(f.Whole); err != nil {
-			c.sendError(nil, rpc.AsError(nil, err).Text())
+			c.sendError(nil, rpc.AsError(context.Background(), err).Text())
 			return
 		}
 	} else if id = f.Member("id"); id.IsUndefined() {
@@ -218,7 +219,7 @@ func (c *conn) hello() {
 	if token := f.Member("token"); !token.IsUndefined() && !token.IsNull() && c.s.cfg.Authenticate != nil {
 		peer, err := c.s.cfg.Authenticate(&c.conn, frame.Text(token))
 		if err != nil {
-			c.sendError(nil, "hello: "+rpc.AsError(nil, err).Text())
+			c.sendError(nil, "hello: "+rpc.AsError(context.Background(), err).Text())
 			return
 		}
 		c.peer = peer

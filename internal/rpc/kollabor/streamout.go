@@ -1,6 +1,7 @@
 package kollabor
 
 import (
+	"context"
 	"sync"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
@@ -99,7 +100,7 @@ func (s *outStream) sendLocked(b *rpc.Batch, v rpc.Value) (fault *rpc.Error) {
 		out, err := frame.AppendChunk(dst, s.id, s.seq+1, v)
 		switch {
 		case err != nil:
-			fault = rpc.AsError(nil, err)
+			fault = rpc.AsError(context.Background(), err)
 			return dst[:from]
 		case len(out)-from-1 > frame.MaxLine:
 			fault = &rpc.Error{Code: rpc.CodeSerialization, Message: "stream item too large", Ran: rpc.RanYes}
