@@ -265,12 +265,22 @@ func (r *Registry) send(ctx context.Context, in sendParams) (rpc.Value, error) {
 		return rpc.Value{}, err
 	}
 	if in.ClientID == "" {
-		in.ClientID = clientOf(ctx)
+		in.ClientID = s.clientOf(ctx)
 	}
 	if err := s.Input(in.ClientID, in.Text); err != nil {
 		return rpc.Value{}, err
 	}
 	return ok, nil
+}
+
+// clientOf is what a caller is called in this session: as it calls itself as a follower, if it is one.
+func (s *Session) clientOf(ctx context.Context) string {
+	if c := rpc.From(ctx); c != nil {
+		if id := s.clientOn(c.Link()); id != "" {
+			return id
+		}
+	}
+	return clientOf(ctx)
 }
 
 // clientOf is what a caller that gives no name is called.

@@ -161,16 +161,36 @@ func (s *Session) CanAnswer() bool {
 func (s *Session) follows(link *rpc.Link) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.onLinkLocked(link) != nil
+}
+
+// clientOn returns what the follower on a connection calls itself, "" if there is none.
+func (s *Session) clientOn(link *rpc.Link) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.onLinkLocked(link); f != nil {
+		return f.opts.ClientID
+	}
+	return ""
+}
+
+// onLinkLocked returns the follower on a connection, the first one that came
+// if there are several, nil if there is none.
+func (s *Session) onLinkLocked(link *rpc.Link) (first *Follower) {
+	if link == nil {
+		return nil
+	}
 	for _, f := range s.followers {
-		if link != nil && f.opts.Link == link {
-			return true
+		if f.opts.Link == link && (first == nil || f.id < first.id) {
+			first = f
 		}
 	}
-	return false
+	return first
 }
 
 // Respond answers the open prompt of that id: in the session named, else in
-// one that link follows, else in the only one that has it. The error is what
+// one that link follows, else in the only one that has it. A follower on link
+// goes by its own name, anybody else by clientID. The problem is what
 // the caller is told in a successful answer; "" means that it worked.
 func (r *Registry) Respond(session, toolID, response, clientID string, link *rpc.Link) (problem string, err error) {
 	var candidates []*Session
@@ -193,8 +213,13 @@ func (r *Registry) Respond(session, toolID, response, clientID string, link *rpc
 	if len(candidates) > 1 {
 		return "several sessions have a pending prompt for " + toolID + ": name the session", nil
 	}
-	if len(candidates) == 1 && candidates[0].Respond(toolID, response, clientID) {
-		return "", nil
+	if len(candidates) == 1 {
+		if id := candidates[0].clientOn(link); id != "" {
+			clientID = id
+		}
+		if candidates[0].Respond(toolID, response, clientID) {
+			return "", nil
+		}
 	}
 	return "no pending prompt for " + toolID, nil
 }

@@ -170,9 +170,12 @@ func TestRespondFindsTheSession(t *testing.T) {
 	if got := respond("", "x", nil); !strings.Contains(got, "name the session") {
 		t.Errorf("one of two: %q", got)
 	}
-	follow(t, sessions[1], FollowOptions{Link: link})
+	f := follow(t, sessions[1], FollowOptions{Link: link, ClientID: "attach-5"})
 	if got := respond("", "x", link); got != "" || len(sessions[1].Prompts()) != 0 || len(sessions[0].Prompts()) != 1 {
 		t.Errorf("the followed one: %q", got)
+	}
+	if e, ok, err := f.Poll(); !ok || err != nil || !strings.Contains(string(e.JSON), `"client_id":"attach-5"`) {
+		t.Errorf("told: %s, %v", e.JSON, err)
 	}
 	if got := respond("a", "x", link); got != "" {
 		t.Errorf("by name: %q", got)
