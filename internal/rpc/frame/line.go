@@ -60,8 +60,9 @@ func (l *LineReader) Next() ([]byte, error) {
 			return line, nil
 		}
 		if l.to-l.from > l.limit {
-			head := append([]byte(nil), l.buf[l.from:l.from+min(IDWindow, l.to-l.from)]...)
-			return nil, &TooLongError{Head: head}
+			// seen is at the line's end if that has come, else behind all there is.
+			head := l.buf[l.from:l.seen]
+			return nil, &TooLongError{Head: bytes.Clone(head[:min(IDWindow, len(head))])}
 		}
 		if l.err != nil {
 			if l.err == io.EOF && l.to > l.from {
