@@ -164,6 +164,14 @@ func (s *Session) follows(link *rpc.Link) bool {
 	return s.onLinkLocked(link) != nil
 }
 
+// onlyReads reports whether a connection follows the session, and only to read.
+func (s *Session) onlyReads(link *rpc.Link) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.onLinkLocked(link)
+	return f != nil && !f.Interactive()
+}
+
 // clientOn returns what the follower on a connection calls itself, "" if there is none.
 func (s *Session) clientOn(link *rpc.Link) string {
 	s.mu.Lock()
@@ -174,24 +182,27 @@ func (s *Session) clientOn(link *rpc.Link) string {
 	return ""
 }
 
-// onLinkLocked returns the follower on a connection, the first one that came
-// if there are several, nil if there is none.
-func (s *Session) onLinkLocked(link *rpc.Link) (first *Follower) {
+// onLinkLocked returns the follower on a connection, nil if there is none. Of
+// several it is an interactive one, and the first one that came.
+func (s *Session) onLinkLocked(link *rpc.Link) (best *Follower) {
 	if link == nil {
 		return nil
 	}
 	for _, f := range s.followers {
-		if f.opts.Link == link && (first == nil || f.id < first.id) {
-			first = f
+		switch {
+		case f.opts.Link != link:
+		case best == nil, f.Interactive() && !best.Interactive(), f.Interactive() == best.Interactive() && f.id < best.id:
+			best = f
 		}
 	}
-	return first
+	return best
 }
 
 // Respond answers the open prompt of that id: in the session named, else in
 // one that link follows, else in the only one that has it. A follower on link
-// goes by its own name, anybody else by clientID. The problem is what
-// the caller is told in a successful answer; "" means that it worked.
+// goes by its own name, anybody else by clientID; one that only reads is
+// refused. The problem is what the caller is told in a successful answer; ""
+// means that it worked.
 func (r *Registry) Respond(session, toolID, response, clientID string, link *rpc.Link) (problem string, err error) {
 	var candidates []*Session
 	if session != "" {
@@ -214,6 +225,9 @@ func (r *Registry) Respond(session, toolID, response, clientID string, link *rpc
 		return "several sessions have a pending prompt for " + toolID + ": name the session", nil
 	}
 	if len(candidates) == 1 {
+		if candidates[0].onlyReads(link) {
+			return "", errReadOnly
+		}
 		if id := candidates[0].clientOn(link); id != "" {
 			clientID = id
 		}

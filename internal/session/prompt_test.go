@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -170,13 +171,18 @@ func TestRespondFindsTheSession(t *testing.T) {
 	if got := respond("", "x", nil); !strings.Contains(got, "name the session") {
 		t.Errorf("one of two: %q", got)
 	}
-	f := follow(t, sessions[1], FollowOptions{Link: link, ClientID: "attach-5"})
+	reader := follow(t, sessions[1], FollowOptions{Link: link, ClientID: "attach-4"})
+	if _, err := r.Respond("", "x", "APPROVE_ALWAYS", "", link); !errors.Is(err, errReadOnly) || len(sessions[1].Prompts()) != 1 {
+		t.Errorf("a read-only follower: %v", err)
+	}
+	f := follow(t, sessions[1], FollowOptions{Link: link, ClientID: "attach-5", Mode: Interactive})
 	if got := respond("", "x", link); got != "" || len(sessions[1].Prompts()) != 0 || len(sessions[0].Prompts()) != 1 {
 		t.Errorf("the followed one: %q", got)
 	}
 	if e, ok, err := f.Poll(); !ok || err != nil || !strings.Contains(string(e.JSON), `"client_id":"attach-5"`) {
 		t.Errorf("told: %s, %v", e.JSON, err)
 	}
+	reader.Close()
 	if got := respond("a", "x", link); got != "" {
 		t.Errorf("by name: %q", got)
 	}
