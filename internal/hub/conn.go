@@ -97,15 +97,24 @@ func (c *conn) TryWrite(p []byte) (int, error) {
 
 // Write blocks until all of p is taken, and fails when the peer takes nothing
 // for the stall limit.
-func (c *conn) Write(p []byte) (n int, err error) {
+func (c *conn) Write(p []byte) (int, error) {
+	n, err := c.TryWrite(p)
+	if err != nil || n == len(p) {
+		return n, err
+	}
 	began := time.Now()
-	defer func() {
-		c.try = nil
-		c.hub.metrics.outboxBlocked.Add(time.Since(began).Seconds())
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			c.hub.metrics.rejected(limitWriteStall)
-		}
-	}()
+	k, err := c.push(p[n:])
+	c.hub.metrics.outboxBlocked.Add(time.Since(began).Seconds())
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.hub.metrics.rejected(limitWriteStall)
+	}
+	return n + k, err
+}
+
+// push writes p as fast as the peer takes it. Each byte taken gives it the
+// stall limit anew.
+func (c *conn) push(p []byte) (n int, err error) {
+	defer func() { c.try = nil }()
 	for len(p) > 0 {
 		if err := c.net.SetWriteDeadline(time.Now().Add(c.hub.opts.Limits.WriteStall)); err != nil {
 			return n, err

@@ -32,7 +32,7 @@ func (h *hub) demoMethods() []*rpc.Method {
 			Result: rpc.Type{Kind: rpc.KindInteger}, Run: rpc.Inline, Scope: rpc.ScopeRead,
 		}, mathAdd),
 
-		rpc.Handle("demo.sleep", demoSleep, rpc.Needs(rpc.ScopeRead), rpc.NeverSlow(),
+		rpc.Handle("demo.sleep", demoSleep, rpc.Needs(rpc.ScopeRead),
 			rpc.Returns(rpc.Type{Kind: rpc.KindNumber}),
 			rpc.Doc("Return the argument after that many seconds. Ends early when the call is cancelled.")),
 

@@ -152,6 +152,9 @@ func (m *metrics) zero() {
 	} {
 		m.rejections.WithLabelValues(limit)
 	}
+	for _, op := range []string{opSync, opSnapshot} {
+		m.storeOps.WithLabelValues(op)
+	}
 	for _, outcome := range []string{session.PromptAnswered, session.PromptExpired, session.PromptWithdrawn} {
 		m.prompts.WithLabelValues(outcome)
 	}
@@ -171,11 +174,6 @@ func (m *metrics) drop(p rpc.Protocol, reason string) {
 
 func (m *metrics) accepted(p rpc.Protocol, transport string) {
 	m.connections.WithLabelValues(string(p), transport).Inc()
-}
-
-// storeOp counts one operation of the state store.
-func (m *metrics) storeOp(op string, took time.Duration) {
-	m.storeOps.WithLabelValues(op).Observe(took.Seconds())
 }
 
 // methodSeries is what hangs in Method.Metric: the series of one method, found
