@@ -11,9 +11,10 @@
 //	    waiting followers  woken                     (never waited for)
 //	  Follower.Next        Event                     (follower.go: each at its own place in the log)
 //
-// Followers have no queues of their own. All read one log of the latest events,
-// which is as long as the slowest of them needs and no longer than its bounds;
-// who falls off its end goes on with the ring and is told what is missing.
+// Followers have no queues of their own. Each takes what the ring holds when it
+// comes; from then on all read one log of the latest events, which is as long
+// as the slowest of them needs and no longer than its bounds. Who falls off its
+// end goes on with the ring and is told what is missing.
 //
 // Locks, outermost first: Registry.life, Registry.mu, Session.mu. Callbacks
 // and the Observer run without Registry.mu and Session.mu.
