@@ -15,10 +15,12 @@ type caller struct {
 	link    *rpc.Link
 	methods map[string]*rpc.Method
 	unary   bool
+
+	patience time.Duration // longest wait for an answer or an item
 }
 
 func newCaller(t testing.TB, s *Service) *caller {
-	c := &caller{t: t, link: rpc.NewLink(nil), methods: map[string]*rpc.Method{}}
+	c := &caller{t: t, link: rpc.NewLink(nil), methods: map[string]*rpc.Method{}, patience: 20 * time.Second}
 	for _, m := range s.Methods() {
 		if m.Scope == 0 {
 			m.Scope = rpc.ScopeCall // as the method table does
@@ -115,7 +117,7 @@ func (c *caller) wait(r *reply) (rpc.Value, *rpc.Error) {
 	select {
 	case <-r.done:
 		return r.v, r.err
-	case <-time.After(20 * time.Second):
+	case <-time.After(c.patience):
 		c.t.Fatal("no answer")
 		panic("unreachable")
 	}
@@ -150,7 +152,7 @@ func (c *caller) next(r *reply) string {
 	select {
 	case item := <-r.items:
 		return item
-	case <-time.After(20 * time.Second):
+	case <-time.After(c.patience):
 		c.t.Fatal("no item")
 		panic("unreachable")
 	}
