@@ -2,6 +2,7 @@ package tests
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -180,15 +181,17 @@ func scriptExitCode(ts *testscript.TestScript, neg bool, args []string) {
 
 func scriptFollowed(ts *testscript.TestScript, neg bool, args []string) {
 	needArgs(ts, neg, args, 2, 2)
-	want := `"followers":` + args[1]
+	want, err := strconv.Atoi(args[1])
+	ts.Check(err)
 	for deadline := time.Now().Add(patience); ; {
 		out, err := exec.Command(filepath.Join(binDir, "hubctl"), "--socket", ts.Getenv("SOCK"),
 			"call", "session.info", "session="+args[0], "-o", "raw").CombinedOutput()
-		if err == nil && strings.Contains(strings.ReplaceAll(string(out), " ", ""), want) {
+		var info struct{ Followers []struct{} }
+		if err == nil && json.Unmarshal(out, &info) == nil && len(info.Followers) == want {
 			return
 		}
 		if time.Now().After(deadline) {
-			ts.Fatalf("session %s: got %s (%v), want %s within %v", args[0], out, err, want, patience)
+			ts.Fatalf("session %s: got %s (%v), want %d followers within %v", args[0], out, err, want, patience)
 		}
 		time.Sleep(10 * time.Millisecond) // between two looks
 	}
