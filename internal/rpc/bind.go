@@ -133,8 +133,9 @@ type field struct {
 	nullIsAbsent bool // null means the same as no argument
 }
 
-func planOf[P any](method string) *plan {
-	t := reflect.TypeFor[P]()
+func planOf[P any](method string) *plan { return planOfType(reflect.TypeFor[P](), method) }
+
+func planOfType(t reflect.Type, method string) *plan {
 	if t.Kind() != reflect.Struct {
 		panic(fmt.Sprintf("rpc.Handle %s: parameters must be a struct, not %s", method, t))
 	}

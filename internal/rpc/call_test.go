@@ -125,6 +125,9 @@ func start(l *Link, m Target, c *Call, args string) *reply {
 	if c.Peer == nil {
 		c.Peer = Local
 	}
+	if row, ok := m.(*Method); ok && row != nil && row.Scope == 0 {
+		row.Scope = ScopeCall // as Table.Add does
+	}
 	buf := []byte(args)
 	id := []byte(c.Key)
 	r.id = id
@@ -511,6 +514,7 @@ func TestExactlyOneAnswer(t *testing.T) {
 		if !l.Close(ErrPeerGone, 20*time.Second) {
 			t.Fatal("handlers go on")
 		}
+		waitFor(t, "not every call was observed", func() bool { return w.done.Load() >= 64 }) // a moment after its answer
 		if w.done.Load() != 64 || l.N() != 0 || g.InFlight() != 0 || len(l.byKey) != 0 || len(l.heap) != 0 {
 			t.Fatalf("%d done, %d left, %d in all, %d keys", w.done.Load(), l.N(), g.InFlight(), len(l.byKey))
 		}
