@@ -56,12 +56,15 @@ const (
 // maxTypedDepth bounds nesting, in and out.
 const maxTypedDepth = rpc.MaxDepth
 
-var errTyped = errors.New("typed value is damaged")
+var (
+	errTyped   = errors.New("typed value is damaged")
+	errTooDeep = &InvalidError{Reason: fmt.Sprintf("value is nested deeper than %d levels", maxTypedDepth)}
+)
 
 // appendTyped appends the tree x. It fails with an *InvalidError for what cannot be stored.
 func appendTyped(dst []byte, x any, depth int) ([]byte, error) {
 	if depth > maxTypedDepth {
-		return dst, &InvalidError{Reason: fmt.Sprintf("value is nested deeper than %d levels", maxTypedDepth)}
+		return dst, errTooDeep
 	}
 	switch x := x.(type) {
 	case nil:
@@ -116,6 +119,9 @@ func appendTyped(dst []byte, x any, depth int) ([]byte, error) {
 		return appendTypedMap(dst, x, depth)
 	case rpc.Value:
 		if text, ok := x.Raw(); ok {
+			if _, t, err := rpc.Scan(text); err != nil || depth+int(t.Depth) > maxTypedDepth {
+				return dst, errTooDeep
+			}
 			return appendSized(append(dst, tagJSON), text), nil
 		}
 		return appendTyped(dst, x.Tree(), depth+1)
@@ -269,7 +275,7 @@ func (d *typedReader) node(depth int) (any, error) {
 		p, err := d.sized()
 		return boxed(string(p), err)
 	case tagNumber, tagJSON:
-		return d.literal(tag)
+		return d.literal(tag, depth)
 	case tagBytes:
 		kind, err := d.sized()
 		if err != nil {
@@ -305,13 +311,13 @@ func boxed[T any](x T, err error) (any, error) {
 }
 
 // literal reads text that protocols copy to their wires as it is, so it is checked.
-func (d *typedReader) literal(tag byte) (any, error) {
+func (d *typedReader) literal(tag byte, depth int) (any, error) {
 	p, err := d.sized()
 	if err != nil {
 		return nil, err
 	}
-	n, _, err := rpc.Scan(p)
-	if err != nil || n != len(p) || rpc.SkipSpace(p, 0) != 0 {
+	n, t, err := rpc.Scan(p)
+	if err != nil || n != len(p) || rpc.SkipSpace(p, 0) != 0 || depth+int(t.Depth) > maxTypedDepth {
 		return nil, errTyped
 	}
 	v, err := rpc.Parse(append([]byte(nil), p...))
