@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/hubd-dev/hubd/internal/statesvc"
 )
 
 // Exit codes of hubd (contract.md section 2 of the design, hubd --help).
@@ -80,5 +82,5 @@ func ExitCode(err error) int {
 	if _, ok := errors.AsType[*StateError](err); ok {
 		return ExitState
 	}
-	return ExitFailure
+	return statesvc.ExitCode(err) // ExitFailure for all that is not of the store
 }

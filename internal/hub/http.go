@@ -112,6 +112,9 @@ func (h *hub) readiness(w http.ResponseWriter, _ *http.Request) {
 	if !answer.Ready {
 		answer.Reason = "the hub is " + answer.Phase
 		status = http.StatusServiceUnavailable
+	} else if err := h.service.Ready(); err != nil {
+		answer.Ready, answer.Reason = false, "the state takes no writes: "+rpc.CleanText(err.Error(), rpc.MaxErrorMessage)
+		status = http.StatusServiceUnavailable
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)

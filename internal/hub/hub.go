@@ -9,6 +9,7 @@
 //	http.go       everything that speaks HTTP; guard.go who may
 //	metrics.go    what the calls and connections did, for Prometheus
 //	methods.go    the hub's own methods
+//	state.go      the state service and what it is told of the hub
 package hub
 
 import (
@@ -23,6 +24,7 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/kollabor"
 	"github.com/hubd-dev/hubd/internal/session"
+	"github.com/hubd-dev/hubd/internal/statesvc"
 )
 
 // hub is a running daemon. Everything above the line is set before the first
@@ -42,8 +44,10 @@ type hub struct {
 	native    *kollabor.Server
 	sessions  *session.Registry
 	web       *web
-	agentID   string   // tells hubs apart
-	state     *os.File // lock of the state folder
+	agentID   string // tells hubs apart
+	store     statesvc.Store
+	service   *statesvc.Service // of the store
+	state     *os.File          // lock of the state folder
 
 	sessionDir  string   // of the sessions' sockets; "" when there are none
 	sessionLock *os.File // of that folder

@@ -79,10 +79,14 @@ func start(o Options) (_ *hub, err error) {
 	if err := h.table.Add(h.sessions.Methods()...); err != nil {
 		return nil, err
 	}
+	if err := h.openStore(); err != nil {
+		return nil, err
+	}
 	if err := h.listenAll(); err != nil {
 		return nil, err
 	}
 	h.openSessionFolder()
+	h.recallSessions()
 	if _, err := h.sessions.Open(h.sessions.Default(), session.OpenOptions{Permanent: true, Peer: rpc.Local}); err != nil {
 		return nil, err
 	}
@@ -268,9 +272,11 @@ func (h *hub) close() {
 	h.closeListeners()
 	h.accepting.Wait()
 	h.sessions.Shutdown("the hub has stopped")
+	h.keepSessions()
 	if h.sessionLock != nil {
 		h.sessionLock.Close()
 	}
+	h.closeStore()
 	if h.state != nil {
 		h.state.Close()
 	}
