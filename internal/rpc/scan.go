@@ -318,11 +318,10 @@ const (
 
 // special returns a word in which the top bit of each byte is set where that
 // byte of w ends plain text: a quote, a backslash, a control character, or one
-// that is not ASCII. Bits above the first one set may be wrong (borrows).
+// that is not ASCII. Bits above the first one set may be wrong (borrows). What
+// a subtraction says of bytes of 0x80 and above does not matter: w marks them.
 func special(w uint64) uint64 {
-	q := w ^ ones*'"'
-	e := w ^ ones*'\\'
-	return ((q-ones)&^q | (e-ones)&^e | (w - ones*0x20) | w) & tops
+	return ((w ^ ones*'"') - ones | (w ^ ones*'\\') - ones | (w - ones*0x20) | w) & tops
 }
 
 // str scans the string whose opening quote is at i.
@@ -330,6 +329,13 @@ func (s *scanner) str(i int) (int, error) {
 	b := s.b
 	i++
 	for {
+		for i+16 <= len(b) {
+			p := b[i : i+16]
+			if special(binary.LittleEndian.Uint64(p))|special(binary.LittleEndian.Uint64(p[8:])) != 0 {
+				break
+			}
+			i += 16
+		}
 		for i+8 <= len(b) {
 			if m := special(binary.LittleEndian.Uint64(b[i:])); m != 0 {
 				i += bits.TrailingZeros64(m) >> 3
