@@ -1,0 +1,119 @@
+package capnweb
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// maxBatchAnswer bounds the answers of one batch.
+const maxBatchAnswer = 64 << 20
+
+// lines collects the answers of a batch, one per line.
+type lines struct {
+	mu   sync.Mutex
+	text []byte
+	full bool
+	why  string // of the abort
+}
+
+func (l *lines) send(_ *rpc.Batch, msg []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.full || len(l.text)+len(msg) > maxBatchAnswer {
+		l.full = true
+		return rpc.ErrOutboxFull
+	}
+	if len(l.text) > 0 {
+		l.text = append(l.text, '\n')
+	}
+	l.text = append(l.text, msg...)
+	return nil
+}
+
+func (l *lines) abort(_ []byte, reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.why == "" {
+		l.why = reason
+	}
+}
+
+// batch serves one POST: a session that lives as long as the request. The
+// client cannot be reached but through the answer, so streams are collected,
+// and what waits for the client waits until the limit.
+func (sv *Server) batch(w http.ResponseWriter, r *http.Request, a Admission) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(sv.conf.Limits.MaxMessage)))
+	if err != nil {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			http.Error(w, "the batch is too large", http.StatusRequestEntityTooLarge)
+		}
+		return // otherwise the client is gone
+	}
+	link := rpc.NewLink(sv.conf.Gate)
+	link.Quota = a.Quota
+	if a.OnLink != nil {
+		a.OnLink(link)
+	}
+	out := new(lines)
+	s := newSession(out, link, a.Peer, &mainObject{table: sv.conf.Table}, sv.conf.Limits)
+	s.unary, s.redact, s.observer = true, sv.conf.Redact, sv.conf.Observer
+	defer func() {
+		s.End(rpc.ErrPeerGone)
+		link.Close(rpc.ErrPeerGone, sv.conf.Drain)
+	}()
+	var b rpc.Batch
+	b.Begin()
+	for line := range bytes.SplitSeq(body, []byte{'\n'}) {
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			continue
+		}
+		if err := s.Receive(&b, line); err != nil {
+			out.mu.Lock()
+			why := out.why
+			out.mu.Unlock()
+			http.Error(w, "bad batch: "+rpc.CleanText(why, 512), http.StatusBadRequest)
+			return
+		}
+	}
+	b.Flush()
+	t := time.NewTimer(sv.conf.BatchWait)
+	defer t.Stop()
+	for s.owes() {
+		select {
+		case <-s.paid:
+		case <-t.C:
+			http.Error(w, "the batch did not end in time", http.StatusGatewayTimeout)
+			return
+		case <-r.Context().Done():
+			return
+		}
+	}
+	out.mu.Lock()
+	defer out.mu.Unlock()
+	switch {
+	case out.why != "":
+		http.Error(w, "bad batch: "+rpc.CleanText(out.why, 512), http.StatusBadRequest)
+		return
+	case out.full:
+		http.Error(w, "the answers of the batch are too large", http.StatusInternalServerError)
+		return
+	}
+	if s.observer != nil {
+		s.observer.MessageOut(len(out.text))
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write(out.text)
+}
+
+// owes reports whether a pulled promise has not been answered.
+func (s *Session) owes() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.owed > 0 && s.ended == nil
+}

@@ -1,0 +1,154 @@
+package capnweb
+
+import (
+	"bytes"
+	"encoding/base64"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// An array is written inside another array, so that it cannot be taken for a
+// tagged value. Text that holds nothing but JSON can be turned from one form
+// into the other without a tree.
+
+// maxSafe is the greatest integer that every JavaScript number below it is exact for.
+const maxSafe = 1<<53 - 1
+
+// appendDoubled appends checked JSON text with each array wrapped in another
+// one and without white space between tokens.
+func appendDoubled(dst, text []byte) []byte {
+	for i := 0; i < len(text); {
+		switch c := text[i]; c {
+		case '"':
+			end := quoteEnd(text, i)
+			dst = append(dst, text[i:end]...)
+			i = end
+			continue
+		case '[':
+			dst = append(dst, '[', '[')
+		case ']':
+			dst = append(dst, ']', ']')
+		case ' ', '\t', '\r', '\n':
+		default:
+			dst = append(dst, c)
+		}
+		i++
+	}
+	return dst
+}
+
+// appendUndoubled appends checked text with each wrapped array unwrapped. ok
+// is false when an array occurs that is not wrapped: a tagged value.
+func appendUndoubled(dst, text []byte) (out []byte, ok bool) {
+	for i := 0; i < len(text); {
+		switch c := text[i]; c {
+		case '"':
+			end := quoteEnd(text, i)
+			dst = append(dst, text[i:end]...)
+			i = end
+			continue
+		case '[':
+			if i = rpc.SkipSpace(text, i+1); text[i] != '[' {
+				return dst, false
+			}
+			dst = append(dst, '[')
+		case ']':
+			if i = rpc.SkipSpace(text, i+1); i >= len(text) || text[i] != ']' {
+				return dst, false
+			}
+			dst = append(dst, ']')
+		case ' ', '\t', '\r', '\n':
+		default:
+			dst = append(dst, c)
+		}
+		i++
+	}
+	return dst, true
+}
+
+// quoteEnd returns the offset behind the string that starts at i, in checked text.
+func quoteEnd(b []byte, i int) int {
+	for i++; i < len(b); {
+		n := bytes.IndexByte(b[i:], '"')
+		if n < 0 {
+			return len(b)
+		}
+		i += n
+		back := i - 1
+		for b[back] == '\\' {
+			back--
+		}
+		i++
+		if (i-1-back)%2 == 1 {
+			return i
+		}
+	}
+	return i
+}
+
+// passable makes a value of one expression's text without a tree, if its
+// traits allow that: plain JSON, of which JavaScript and Go have the same idea.
+func passable(text []byte, t rpc.Traits) (rpc.Value, bool) {
+	if t.Has(rpc.HasOddKey | rpc.HasBigInt | rpc.HasNonFinite) {
+		return rpc.Value{}, false
+	}
+	if !t.Has(rpc.HasArray) {
+		return rpc.RawValue(text, t), true
+	}
+	out, ok := appendUndoubled(make([]byte, 0, len(text)), text)
+	if !ok {
+		return rpc.Value{}, false
+	}
+	t.Flags &^= rpc.HasNewline
+	return rpc.RawValue(out, t), true // Depth stays an upper bound
+}
+
+// appendFloat appends a float as JSON.stringify does.
+func appendFloat(dst []byte, x float64) []byte {
+	switch {
+	case math.IsNaN(x):
+		return append(dst, `["nan"]`...)
+	case math.IsInf(x, 1):
+		return append(dst, `["inf"]`...)
+	case math.IsInf(x, -1):
+		return append(dst, `["-inf"]`...)
+	case x == 0:
+		return append(dst, '0')
+	}
+	format := byte('f')
+	if a := math.Abs(x); a < 1e-6 || a >= 1e21 {
+		format = 'e'
+	}
+	return strconv.AppendFloat(dst, x, format, -1, 64)
+}
+
+// decodeBase64 is as lenient as JavaScript on Node: both alphabets, padding or
+// none, and what is no base64 is skipped.
+func decodeBase64(text string) []byte {
+	text = strings.TrimRight(text, "=")
+	if data, err := base64.RawStdEncoding.DecodeString(text); err == nil {
+		return data
+	}
+	clean := make([]byte, 0, len(text))
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '-':
+			clean = append(clean, '+')
+		case c == '_':
+			clean = append(clean, '/')
+		case c == '+' || c == '/' || c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z':
+			clean = append(clean, c)
+		}
+	}
+	if len(clean)%4 == 1 {
+		clean = clean[:len(clean)-1]
+	}
+	data := make([]byte, base64.RawStdEncoding.DecodedLen(len(clean)))
+	n, _ := base64.RawStdEncoding.Decode(data, clean)
+	return data[:n]
+}
+
+func itoa(i int64) string { return strconv.FormatInt(i, 10) }

@@ -1,0 +1,223 @@
+package capnweb
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// Admission is what the hub knows of the peer behind a request.
+type Admission struct {
+	Peer   *rpc.Peer
+	Quota  *rpc.Quota      // may be nil
+	OnLink func(*rpc.Link) // called before the first call; may be nil
+	OnEnd  func()          // called when the session or the batch is over; may be nil
+}
+
+// Observer hears of messages and of the ends of sessions. Its methods are
+// called from any goroutine and must not block.
+type Observer interface {
+	MessageIn(bytes int)
+	MessageOut(bytes int)
+	// SessionOpened and SessionEnded come once per WebSocket session; err is
+	// nil after a regular end.
+	SessionOpened(s *Session)
+	SessionEnded(s *Session, err error)
+}
+
+// Config says how a Server works.
+type Config struct {
+	// Table is the main object.
+	Table *rpc.Table
+	// Gate is what all links of the hub share; nil has the default limits.
+	Gate *rpc.Gate
+	// Admit says who sends a request. Rules about Origin, Host and credentials
+	// have been applied before. An error is answered with 403. Nil admits
+	// everybody with all scopes, for tests.
+	Admit func(*http.Request) (Admission, error)
+	// Redact may replace any error before it leaves; nil leaves them as they are.
+	Redact func(*rpc.Error) *rpc.Error
+	// Observer may be nil.
+	Observer Observer
+	Limits   Limits
+	// BatchWait bounds how long a batch waits for its answers; 0: 30 s.
+	BatchWait time.Duration
+	// Drain bounds how long the end of a session waits for its handlers; 0: 5 s.
+	Drain time.Duration
+	// SoftOutbox and HardOutbox are limits in bytes; 0: those of rpc.NewOutbox.
+	SoftOutbox, HardOutbox int
+}
+
+// Server serves sessions over WebSocket (GET with an upgrade) and HTTP batches
+// (POST). It is an http.Handler for one path.
+type Server struct {
+	conf Config
+
+	mu       sync.Mutex
+	sessions map[*socket]*Session
+	closed   bool
+	wg       sync.WaitGroup // requests that are served
+}
+
+// New returns a server.
+func New(conf Config) *Server {
+	conf.Limits = conf.Limits.withDefaults()
+	if conf.BatchWait <= 0 {
+		conf.BatchWait = 30 * time.Second
+	}
+	if conf.Drain <= 0 {
+		conf.Drain = 5 * time.Second
+	}
+	if conf.Gate == nil {
+		conf.Gate = new(rpc.Gate)
+	}
+	if conf.Admit == nil {
+		conf.Admit = func(*http.Request) (Admission, error) {
+			return Admission{Peer: &rpc.Peer{UID: -1, GID: -1, PID: -1, Scopes: rpc.AllScopes}}, nil
+		}
+	}
+	return &Server{conf: conf, sessions: make(map[*socket]*Session)}
+}
+
+// ServeHTTP serves one batch, or one session until it ends.
+func (sv *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	sv.mu.Lock()
+	closed := sv.closed
+	if !closed {
+		sv.wg.Add(1)
+	}
+	sv.mu.Unlock()
+	if closed {
+		http.Error(w, "the hub is shutting down", http.StatusServiceUnavailable)
+		return
+	}
+	defer sv.wg.Done()
+	upgrade := strings.EqualFold(r.Header.Get("Upgrade"), "websocket")
+	if !upgrade && r.Method != http.MethodPost {
+		w.Header().Set("Allow", "POST")
+		http.Error(w, "POST a batch of messages, or open a WebSocket", http.StatusMethodNotAllowed)
+		return
+	}
+	a, err := sv.conf.Admit(r)
+	if err != nil {
+		http.Error(w, "not allowed", http.StatusForbidden)
+		return
+	}
+	if a.OnEnd != nil {
+		defer a.OnEnd()
+	}
+	if upgrade {
+		sv.session(w, r, a)
+	} else {
+		sv.batch(w, r, a)
+	}
+}
+
+// session serves a WebSocket.
+func (sv *Server) session(w http.ResponseWriter, r *http.Request, a Admission) {
+	h := &hijacker{ResponseWriter: w, limit: sv.conf.Limits.MaxMessage}
+	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
+		InsecureSkipVerify: true, // the hub has checked the origin by its own rules
+		CompressionMode:    websocket.CompressionDisabled,
+	})
+	if err != nil {
+		return // the library has answered
+	}
+	sock := h.sock
+	ws.SetReadLimit(int64(sv.conf.Limits.MaxMessage))
+	sock.batch = new(rpc.Batch)
+	out := rpc.NewOutbox(h.wire, sv.conf.SoftOutbox, sv.conf.HardOutbox)
+	sock.mu.Lock()
+	sock.out = out
+	sock.mu.Unlock()
+	link := rpc.NewLink(sv.conf.Gate)
+	link.Out, link.Quota = out, a.Quota
+	if a.OnLink != nil {
+		a.OnLink(link)
+	}
+	var wire transport = sock
+	if sv.conf.Observer != nil {
+		wire = watched{sock, sv.conf.Observer}
+	}
+	s := newSession(wire, link, a.Peer, &mainObject{table: sv.conf.Table}, sv.conf.Limits)
+	s.redact = sv.conf.Redact
+	s.observer = sv.conf.Observer
+	if !sv.enter(sock, s) {
+		sock.close(closeGoing, "the hub is shutting down")
+	}
+	if o := sv.conf.Observer; o != nil {
+		o.SessionOpened(s)
+	}
+	err = sock.run(ws, s, sv.conf.Drain)
+	sv.mu.Lock()
+	delete(sv.sessions, sock)
+	sv.mu.Unlock()
+	if o := sv.conf.Observer; o != nil {
+		o.SessionEnded(s, err)
+	}
+}
+
+func (sv *Server) enter(sock *socket, s *Session) bool {
+	sv.mu.Lock()
+	defer sv.mu.Unlock()
+	sv.sessions[sock] = s
+	return !sv.closed
+}
+
+// Sessions returns how many WebSocket sessions are open.
+func (sv *Server) Sessions() int {
+	sv.mu.Lock()
+	defer sv.mu.Unlock()
+	return len(sv.sessions)
+}
+
+// Close ends all sessions and refuses new ones. It waits until they are gone,
+// or until ctx ends.
+func (sv *Server) Close(ctx context.Context) error {
+	sv.mu.Lock()
+	sv.closed = true
+	open := make(map[*socket]*Session, len(sv.sessions))
+	for sock, s := range sv.sessions {
+		open[sock] = s
+	}
+	sv.mu.Unlock()
+	for sock, s := range open {
+		s.End(rpc.ErrShutdown)
+		s.link.Close(rpc.ErrShutdown, 0)
+		sock.close(closeGoing, "the hub is shutting down")
+	}
+	done := make(chan struct{})
+	go func() { // ends with the last request
+		sv.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		sv.mu.Lock()
+		for sock := range sv.sessions {
+			_ = sock.Conn.Close()
+		}
+		sv.mu.Unlock()
+		return errors.New("sessions were cut off: " + context.Cause(ctx).Error())
+	}
+}
+
+// watched tells the observer of what is sent.
+type watched struct {
+	transport
+	o Observer
+}
+
+func (w watched) send(b *rpc.Batch, msg []byte) error {
+	w.o.MessageOut(len(msg))
+	return w.transport.send(b, msg)
+}

@@ -1,0 +1,376 @@
+package capnweb
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// WebSocket opcodes and the code with which sessions end.
+const (
+	opText  = 1
+	opClose = 8
+
+	closeAborted  = 3000
+	closeTooBig   = 1009
+	closeGoing    = 1001
+	lingerTime    = 2 * time.Second // for the peer to take the last message
+	keepBuffer    = 1 << 20         // a larger read buffer is not kept
+	writeStall    = 10 * time.Second
+	answerPing    = 60 * time.Second
+	pingInterval  = 30 * time.Second
+	maxCloseBytes = 123
+)
+
+// socket is the net.Conn below coder/websocket. The library does the
+// handshake, reading and control frames; data frames go into the outbox
+// directly, so that the answers to what was read together leave in one write.
+//
+// Only the session's reader reads, and before it waits it flushes its batch.
+type socket struct {
+	net.Conn
+	rest  []byte     // read before the upgrade
+	watch frameWatch // refuses announced lengths; nothing when its limit is 0
+	batch *rpc.Batch
+	mask  bool // we are the client
+
+	mu     sync.Mutex
+	out    *rpc.Outbox // nil during the client's handshake
+	closed bool        // a close frame was queued: nothing may follow
+}
+
+var _ transport = (*socket)(nil)
+
+// Read flushes what the reader has caused, then reads.
+func (c *socket) Read(p []byte) (n int, err error) {
+	if len(c.rest) > 0 {
+		n = copy(p, c.rest)
+		c.rest = c.rest[n:]
+	} else {
+		if c.batch != nil {
+			c.batch.Flush()
+		}
+		n, err = c.Conn.Read(p)
+		if c.batch != nil {
+			c.batch.Begin()
+		}
+	}
+	if c.watch.limit > 0 && !c.watch.feed(p[:n]) {
+		c.close(closeTooBig, "message is too long")
+		return 0, errTooBig
+	}
+	return n, err
+}
+
+var errTooBig = errors.New("announced message is too long")
+
+// Write takes the control frames of the library, each whole.
+func (c *socket) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	out, closed := c.out, c.closed
+	if len(p) > 0 && p[0]&0x0f == opClose {
+		c.closed = true
+	}
+	c.mu.Unlock()
+	switch {
+	case out == nil:
+		return c.Conn.Write(p)
+	case closed:
+		return len(p), nil
+	}
+	if err := out.Append(nil, func(dst []byte) []byte { return append(dst, p...) }); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+func (c *socket) send(b *rpc.Batch, msg []byte) error {
+	c.mu.Lock()
+	closed := c.closed
+	c.mu.Unlock()
+	if closed {
+		return rpc.ErrOutboxClosed
+	}
+	return c.out.Append(b, func(dst []byte) []byte { return appendFrame(dst, opText, msg, c.mask) })
+}
+
+func (c *socket) abort(msg []byte, reason string) {
+	if msg != nil {
+		_ = c.send(new(rpc.Batch), msg)
+	}
+	c.close(closeAborted, reason)
+}
+
+// close sends a close frame. The reader goes on for a moment: closing with
+// unread input would reset the connection before the peer has read the frame.
+func (c *socket) close(code uint16, reason string) {
+	c.mu.Lock()
+	closed := c.closed
+	c.closed = true
+	c.mu.Unlock()
+	if closed || c.out == nil {
+		return
+	}
+	body := binary.BigEndian.AppendUint16(nil, code)
+	body = append(body, cut(reason, maxCloseBytes)...)
+	_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+	_ = c.out.Append(nil, func(dst []byte) []byte { return appendFrame(dst, opClose, body, c.mask) })
+}
+
+// appendFrame appends one unfragmented frame.
+func appendFrame(dst []byte, op byte, payload []byte, mask bool) []byte {
+	var bit byte
+	if mask {
+		bit = 0x80
+	}
+	dst = append(dst, 0x80|op)
+	switch n := len(payload); {
+	case n < 126:
+		dst = append(dst, bit|byte(n))
+	case n < 1<<16:
+		dst = append(dst, bit|126)
+		dst = binary.BigEndian.AppendUint16(dst, uint16(n))
+	default:
+		dst = append(dst, bit|127)
+		dst = binary.BigEndian.AppendUint64(dst, uint64(n))
+	}
+	if !mask {
+		return append(dst, payload...)
+	}
+	var key [4]byte
+	binary.LittleEndian.PutUint32(key[:], rand.Uint32()) // hides nothing: it keeps proxies from taking payload for protocol
+	dst = append(dst, key[:]...)
+	from := len(dst)
+	dst = append(dst, payload...)
+	for i := range payload {
+		dst[from+i] ^= key[i&3]
+	}
+	return dst
+}
+
+// frameWatch follows the frames of a peer by their headers alone, and refuses
+// a message whose announced length is over the limit before any of it is read.
+type frameWatch struct {
+	limit int64
+	head  [14]byte
+	n     int
+	skip  int64 // payload still to come
+	total int64 // of the message so far
+}
+
+// feed takes what was read and reports whether it is within the limit.
+func (w *frameWatch) feed(p []byte) bool {
+	for len(p) > 0 {
+		if w.skip > 0 {
+			n := min(w.skip, int64(len(p)))
+			w.skip -= n
+			p = p[n:]
+			continue
+		}
+		w.head[w.n] = p[0]
+		w.n++
+		p = p[1:]
+		if w.n < 2 {
+			continue
+		}
+		length, size := uint64(w.head[1]&0x7f), 2
+		switch length {
+		case 126:
+			size = 4
+		case 127:
+			size = 10
+		}
+		if w.head[1]&0x80 != 0 {
+			size += 4
+		}
+		if w.n < size {
+			continue
+		}
+		switch length {
+		case 126:
+			length = uint64(binary.BigEndian.Uint16(w.head[2:]))
+		case 127:
+			length = binary.BigEndian.Uint64(w.head[2:])
+		}
+		w.n = 0
+		if length > uint64(w.limit) {
+			return false
+		}
+		w.skip = int64(length)
+		switch op := w.head[0] & 0x0f; {
+		case op >= 8: // control frames stand between those of a message
+			continue
+		case op != 0:
+			w.total = 0
+		}
+		if w.total += w.skip; w.total > w.limit {
+			return false
+		}
+	}
+	return true
+}
+
+// netWire is an rpc.Wire for connections that bring none of their own.
+type netWire struct {
+	net.Conn
+	raw syscall.RawConn // nil where a write cannot be tried
+}
+
+func wireOf(c net.Conn) rpc.Wire {
+	if w, ok := c.(rpc.Wire); ok {
+		return w
+	}
+	w := &netWire{Conn: c}
+	if sc, ok := c.(syscall.Conn); ok {
+		w.raw, _ = sc.SyscallConn()
+	}
+	return w
+}
+
+func (w *netWire) TryWrite(p []byte) (n int, err error) {
+	if w.raw == nil {
+		return 0, nil
+	}
+	werr := w.raw.Write(func(fd uintptr) bool {
+		n, err = syscall.Write(int(fd), p)
+		return true
+	})
+	if err == syscall.EAGAIN || err == syscall.EINTR {
+		n, err = 0, nil
+	}
+	if werr != nil {
+		err = werr
+	}
+	return max(n, 0), err
+}
+
+func (w *netWire) Write(p []byte) (int, error) {
+	if err := w.SetWriteDeadline(time.Now().Add(writeStall)); err != nil {
+		return 0, err
+	}
+	return w.Conn.Write(p)
+}
+
+// hijacker hands the connection of an upgraded request to the library through a socket.
+type hijacker struct {
+	http.ResponseWriter
+	limit int
+	sock  *socket
+	wire  rpc.Wire
+}
+
+func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	nc, brw, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := nc.SetDeadline(time.Time{}); err != nil {
+		nc.Close()
+		return nil, nil, err
+	}
+	rest, _ := brw.Reader.Peek(brw.Reader.Buffered())
+	h.sock = &socket{Conn: nc, rest: append([]byte(nil), rest...), watch: frameWatch{limit: int64(h.limit)}}
+	h.wire = wireOf(nc)
+	return h.sock, bufio.NewReadWriter(bufio.NewReaderSize(h.sock, 4<<10), bufio.NewWriterSize(h.sock, 256)), nil
+}
+
+// run reads messages until the connection ends and gives everything back that
+// the session held. It returns nil after a regular end.
+func (c *socket) run(ws *websocket.Conn, s *Session, drain time.Duration) error {
+	stop := c.keepAlive(ws)
+	err := c.readAll(ws, s)
+	stop()
+	c.batch.Flush()
+	cause := rpc.ErrPeerGone
+	s.End(cause)
+	s.link.Close(cause, drain)
+	c.out.Close(lingerTime)
+	_ = ws.CloseNow()
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || s.Ended() != cause {
+		return nil
+	}
+	switch websocket.CloseStatus(err) {
+	case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd, closeAborted:
+		return nil
+	}
+	return err
+}
+
+func (c *socket) readAll(ws *websocket.Conn, s *Session) error {
+	var buf []byte
+	for {
+		kind, r, err := ws.Reader(context.Background())
+		if err != nil {
+			return err
+		}
+		if buf, err = readMessage(buf[:0], r); err != nil {
+			return err
+		}
+		if kind != websocket.MessageText {
+			s.Abort("TypeError", "binary messages are not part of the protocol")
+			continue
+		}
+		_ = s.Receive(c.batch, buf) // after the end it takes nothing any more
+		if cap(buf) > keepBuffer {
+			buf = nil
+		}
+	}
+}
+
+func readMessage(buf []byte, r io.Reader) ([]byte, error) {
+	for {
+		if len(buf) == cap(buf) {
+			buf = append(buf, 0)[:len(buf)]
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if err == io.EOF {
+			return buf, nil
+		}
+		if err != nil {
+			return buf, err
+		}
+	}
+}
+
+// keepAlive pings the peer and closes the connection when it does not answer.
+// There is a timer, not a goroutine, while nothing is due.
+func (c *socket) keepAlive(ws *websocket.Conn) (stop func()) {
+	var mu sync.Mutex
+	stopped := false
+	ctx, cancel := context.WithCancel(context.Background())
+	var t *time.Timer
+	t = time.AfterFunc(pingInterval, func() {
+		limit, done := context.WithTimeout(ctx, answerPing)
+		err := ws.Ping(limit)
+		done()
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case stopped:
+		case err != nil:
+			_ = c.Conn.Close()
+		default:
+			t.Reset(pingInterval)
+		}
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
+		t.Stop()
+		cancel()
+	}
+}
