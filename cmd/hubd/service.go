@@ -171,7 +171,11 @@ func (u unit) uninstall(w io.Writer) error {
 	if err != nil {
 		return errors.Join(err, stopped)
 	}
-	fmt.Fprintln(w, "uninstalled; the state folder stays")
+	if !u.user {
+		os.Remove("/etc/sysusers.d/hubd.conf")
+		os.Remove("/etc/tmpfiles.d/hubd.conf")
+	}
+	fmt.Fprintln(w, "uninstalled; the state folder and the user hubd stay")
 	return nil
 }
 
@@ -212,21 +216,31 @@ func (u unit) status(w io.Writer) error {
 	return nil
 }
 
-// systemUser makes the user that the system service runs as.
+// systemUser makes the user that the system service runs as, and the folder
+// of its session sockets.
 func (u unit) systemUser() error {
-	text, err := deploy.Systemd.ReadFile("sysusers.d/hubd.conf")
-	if err != nil {
-		return err
-	}
-	const path = "/etc/sysusers.d/hubd.conf"
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(path, text, 0o644); err != nil {
-		return err
-	}
-	if out, err := exec.Command("systemd-sysusers", path).CombinedOutput(); err != nil {
-		return fmt.Errorf("systemd-sysusers: %w: %s", err, strings.TrimSpace(string(out)))
+	for _, step := range []struct{ folder, tool, flag string }{
+		{"sysusers.d", "systemd-sysusers", ""},
+		{"tmpfiles.d", "systemd-tmpfiles", "--create"},
+	} {
+		text, err := deploy.Systemd.ReadFile(step.folder + "/hubd.conf")
+		if err != nil {
+			return err
+		}
+		path := filepath.Join("/etc", step.folder, "hubd.conf")
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			return err
+		}
+		args := []string{path}
+		if step.flag != "" {
+			args = []string{step.flag, path}
+		}
+		if out, err := exec.Command(step.tool, args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", step.tool, err, strings.TrimSpace(string(out)))
+		}
 	}
 	return nil
 }

@@ -67,7 +67,23 @@ func newJournal(f *folder, log *zap.Logger) *journal {
 
 // walLogger turns the places where the wal package would end the process into a panic that guard catches.
 func walLogger(log *zap.Logger) *zap.Logger {
-	return log.Named("wal").WithOptions(zap.WithFatalHook(fatalHook{}), zap.IncreaseLevel(zapcore.WarnLevel))
+	return log.Named("wal").WithOptions(zap.WithFatalHook(fatalHook{}),
+		zap.WrapCore(func(c zapcore.Core) zapcore.Core { return warnings{c} }))
+}
+
+// warnings lets nothing below a warning through. Other than with
+// zap.IncreaseLevel, the level of the core may be higher, and may change.
+type warnings struct{ zapcore.Core }
+
+func (w warnings) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel && w.Core.Enabled(l) }
+
+func (w warnings) With(fields []zapcore.Field) zapcore.Core { return warnings{w.Core.With(fields)} }
+
+func (w warnings) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if e.Level < zapcore.WarnLevel {
+		return ce
+	}
+	return w.Core.Check(e, ce)
 }
 
 type fatalHook struct{}
