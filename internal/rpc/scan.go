@@ -321,7 +321,8 @@ const (
 // that is not ASCII. Bits above the first one set may be wrong (borrows). What
 // a subtraction says of bytes of 0x80 and above does not matter: w marks them.
 func special(w uint64) uint64 {
-	return ((w ^ ones*'"') - ones | (w ^ ones*'\\') - ones | (w - ones*0x20) | w) & tops
+	quote, escape := w^ones*'"', w^ones*'\\'
+	return ((quote - ones) | (escape - ones) | (w - ones*0x20) | w) & tops
 }
 
 // str scans the string whose opening quote is at i.
