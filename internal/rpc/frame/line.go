@@ -32,6 +32,7 @@ type LineReader struct {
 	seen   int   // buf[from:seen] holds no line feed
 	err    error // of the last Read
 	quiet  int   // reads in a row that would have fitted into small
+	large  int   // class that the latest long line needed: the next may need it, too
 	read   int64
 	closed bool
 }
@@ -132,10 +133,10 @@ func (l *LineReader) fill() {
 	l.to += n
 	l.read += int64(n)
 	l.err = err
-	if l.to-l.from <= sizes[0] {
-		l.quiet++
-	} else {
+	if l.to-l.from > sizes[0] {
 		l.quiet = 0
+	} else if l.quiet++; l.quiet >= calm {
+		l.large = 0
 	}
 }
 
@@ -145,9 +146,11 @@ func (l *LineReader) room() {
 	want := l.class
 	switch {
 	case have == len(l.buf):
-		want = l.class + 1 // the line is longer, or this is the first read
+		want = max(l.class+1, l.large) // the line is longer, or this is the first read
 		if l.buf == nil {
 			want = 0
+		} else if want > 1 {
+			l.large = want
 		}
 	case l.to == len(l.buf) && l.from > 0 && l.class == 0:
 		want = 1 // several lines filled it: there may be many more

@@ -257,3 +257,23 @@ func BenchmarkLines(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkLargeLines(b *testing.B) {
+	text := append(bytes.Repeat([]byte("x"), 1<<20), '\n')
+	at := 0
+	l := NewLineReader(readerFunc(func(p []byte) (int, error) { // as a socket with a buffer of 208 KiB
+		if at == len(text) {
+			at = 0
+		}
+		n := copy(p[:min(len(p), 208<<10)], text[at:])
+		at += n
+		return n, nil
+	}), 0)
+	b.ReportAllocs()
+	b.SetBytes(int64(len(text)))
+	for b.Loop() {
+		if _, err := l.Next(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
