@@ -13,7 +13,7 @@ import (
 )
 
 // suggestLimit bounds the second question to the hub that a wrong name costs.
-const suggestLimit = time.Second
+const suggestLimit = 5 * time.Second
 
 // suggest turns the error of a method that does not exist into one that names
 // those that it may have been meant to be.
