@@ -281,6 +281,9 @@ func replay(t *testing.T, name string, d difference) {
 		var got []string
 		for _, line := range c.lines {
 			got = append(got, label(t, line))
+			if err := checkFrame(t, "server", strings.TrimSuffix(line, "\n")); err != nil {
+				t.Errorf("%v: %s", err, cutText(line))
+			}
 		}
 		w := slices.Concat(want[n], d.besides[n])
 		slices.Sort(got)
