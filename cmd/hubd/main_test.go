@@ -3,8 +3,10 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -65,17 +67,31 @@ func (p place) hubd(t *testing.T, args ...string) *exec.Cmd {
 // process is a hubd that runs and has said that it is ready.
 type process struct {
 	*exec.Cmd
-	t      *testing.T
-	stderr bytes.Buffer
-	done   chan struct{}
-	greet  string
+	t     *testing.T
+	log   string // file with what came on standard error
+	done  chan struct{}
+	greet string
+}
+
+func (p *process) stderr() string {
+	p.t.Helper()
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return string(text)
 }
 
 func (p place) start(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
-	run := &process{Cmd: p.hubd(t, append(p.args("--demo"), args...)...), t: t, done: make(chan struct{})}
+	run := &process{Cmd: p.hubd(t, append(p.args("--demo"), args...)...), t: t, done: make(chan struct{}), log: filepath.Join(p.dir, "log")}
 	run.Env = append(run.Env, env...)
-	run.Stderr = &run.stderr
+	log, err := os.Create(run.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	run.Stderr = log
 	out, err := run.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +104,7 @@ func (p place) start(t *testing.T, env []string, args ...string) *process {
 		line, err := r.ReadString('\n')
 		run.greet += line
 		if err != nil {
-			t.Fatalf("hubd said %q and ended: %s", run.greet, run.stderr.String())
+			t.Fatalf("hubd said %q and ended: %s", run.greet, run.stderr())
 		}
 	}
 	go func() {
@@ -174,7 +190,7 @@ func TestSignalsAndGreeting(t *testing.T) {
 		run.Process.Signal(syscall.SIGHUP) // nothing to read: no error
 		run.Process.Signal(s)
 		if code := run.exitCode(); code != 0 {
-			t.Errorf("%v: exit code %d: %s", s, code, run.stderr.String())
+			t.Errorf("%v: exit code %d: %s", s, code, run.stderr())
 		}
 		if _, err := os.Lstat(p.socket); !os.IsNotExist(err) {
 			t.Errorf("the socket stayed: %v", err)
@@ -247,20 +263,28 @@ func TestConfigurationOfAProcess(t *testing.T) {
 	}
 	write("log: {level: error}\nstate: /no/such/place\n")
 	run := p.start(t, []string{"HUBD_METRICS=127.0.0.1:0"})
-	if run.stderr.Len() > 0 {
-		t.Errorf("log.level: error was not read: %s", run.stderr.String())
+	if run.stderr() != "" {
+		t.Errorf("log.level: error was not read: %s", run.stderr())
 	}
 	write("log: {level: info}\n")
 	run.Process.Signal(syscall.SIGHUP)
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", p.socket)
+		},
+	}}
 	get := func() string {
-		out, err := exec.Command("curl", "-s", "--unix-socket", p.socket, "http://hub/metrics").Output()
+		resp, err := client.Get("http://hub/metrics")
 		if err != nil {
-			t.Fatalf("curl: %v", err)
+			t.Fatal(err)
 		}
-		return string(out)
-	}
-	if _, err := exec.LookPath("curl"); err != nil {
-		t.Skip("curl is not installed")
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
 	}
 	for deadline := time.Now().Add(patience); !strings.Contains(get(), `hubd_reloads_total{result="ok"} 1`); {
 		if time.Now().After(deadline) {
