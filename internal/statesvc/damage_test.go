@@ -52,6 +52,7 @@ func lastRecord(t testing.TB, data []byte) (start, end int64) {
 // TestTornTail cuts the last record at every byte, by ending the file there and by zeros as in allocated space, and also
 // with single sectors missing from its middle. All of it must start, with all earlier records and without the last.
 func TestTornTail(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	e := mustOpen(t, dir, Options{})
 	work(t, e, 3, 20)
@@ -127,6 +128,7 @@ func TestTornTail(t *testing.T) {
 
 // TestFlippedBytes damages every place of a log in turn. Each time the store refuses to start, or shows exactly what it had.
 func TestFlippedBytes(t *testing.T) {
+	t.Parallel()
 	dir, path, want, _ := writeLog(t, 40)
 	whole, err := os.ReadFile(path)
 	if err != nil {
@@ -185,6 +187,7 @@ func TestFlippedBytes(t *testing.T) {
 }
 
 func TestFlippedSnapshot(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	e := mustOpen(t, dir, Options{Limits: Limits{HistoryEvents: 5}})
 	for i := range 300 {

@@ -13,6 +13,7 @@ import (
 // TestEnginesAgree runs random lists of operations on a memory store and on a durable one, which is closed, killed, snapshot
 // and released in between. Whatever a client can see must be the same, save for the times.
 func TestEnginesAgree(t *testing.T) {
+	t.Parallel()
 	root := t.TempDir()
 	rapid.Check(t, func(rt *rapid.T) {
 		dir, err := os.MkdirTemp(root, "")

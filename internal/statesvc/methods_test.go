@@ -182,6 +182,52 @@ func TestCancelledWrite(t *testing.T) {
 	}
 }
 
+// The arguments of a call belong to a read buffer that is used again as soon as Start has returned.
+func TestArgumentsAreBorrowed(t *testing.T) {
+	s := newService(t, Options{}, ServiceOptions{})
+	c := newCaller(t, s)
+	c.must("state.put", `["p",{"a":1}]`)
+	c.must("state.put", `["q",{"a":1}]`)
+	release, entered := make(chan struct{}), make(chan struct{})
+	err := s.Store().Commit(&Tx{If: []Condition{{Key: "x", Equal: func(*Item) bool { close(entered); <-release; return true }}}}, func(Result, error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-entered
+	var answers []*reply
+	send := func(method, args string) {
+		buf := []byte(args)
+		v, err := rpc.Parse(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, r := c.startArgs(method, rpc.WholeArgs(v), 0)
+		for i := range buf {
+			buf[i] = '#'
+		}
+		answers = append(answers, r)
+	}
+	send("state.put", `{"key":"k1","value":{"b":[1,"two"]}}`)
+	send("state.patch", `{"key":"p","merge":{"m":{"x":"y"}}}`)
+	send("state.patch", `{"key":"q","ops":[{"op":"add","path":"/m","value":{"x":"y"}}]}`)
+	send("state.txn", `{"if":[{"key":"k1","value":{"b":[1,"two"]}}],"then":[{"op":"put","key":"k2","value":"three"},{"op":"patch","key":"k1","merge":{"c":4}}]}`)
+	send("state.put", `{"key":"k3","value":1,"ephemeral":true}`)
+	close(release)
+	for i, r := range answers {
+		if _, err := c.wait(r); err != nil {
+			t.Errorf("call %d: %v", i, err)
+		}
+	}
+	for key, want := range map[string]string{
+		"k1": `{"b":[1,"two"],"c":4}`, "k2": `"three"`, "k3": `1`, "p": `{"a":1,"m":{"x":"y"}}`, "q": `{"a":1,"m":{"x":"y"}}`,
+	} {
+		v, err := s.Get(key)
+		if text, _ := v.Raw(); err != nil || string(text) != want {
+			t.Errorf("%s is %s (%v), want %s", key, text, err, want)
+		}
+	}
+}
+
 func TestWritesAfterClose(t *testing.T) {
 	s := newService(t, Options{}, ServiceOptions{})
 	c := newCaller(t, s)
