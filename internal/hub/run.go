@@ -226,13 +226,13 @@ func (h *hub) shutdown(reason string) error {
 	h.drain(h.opts.Limits.Drain)
 	h.stop(rpc.ErrShutdown)
 	left := h.open.close()
+	h.closeConnections(func(c *conn) bool { return c.protocolName() == "" }) // nothing was said, nothing is owed
 	h.web.stopWithin(closing)
 	select {
 	case <-left:
 	case <-time.After(closing):
-		for _, c := range h.connections() {
-			c.Close()
-		}
+		n := h.closeConnections(func(*conn) bool { return true })
+		h.log.Warn("connections did not end in time and are closed", zap.Int("connections", n))
 	}
 	h.serving.Wait()
 	h.close()
@@ -280,6 +280,17 @@ func (h *hub) close() {
 	if h.state != nil {
 		h.state.Close()
 	}
+}
+
+// closeConnections closes the connections that which names, and counts them.
+func (h *hub) closeConnections(which func(*conn) bool) (n int) {
+	for _, c := range h.connections() {
+		if which(c) {
+			c.Close()
+			n++
+		}
+	}
+	return n
 }
 
 // closeListeners stops accepting, for good.

@@ -121,6 +121,35 @@ func TestShutdownDoesNotWaitForEndlessStreams(t *testing.T) {
 	}
 }
 
+// Nor do connections that are only there: silent, half a request, kept alive, attached.
+func TestShutdownDoesNotWaitForIdleConnections(t *testing.T) {
+	h := startHub(t, Options{Demo: true, Limits: Limits{Drain: time.Hour}})
+	silent, half, kept, lines, attached := h.dial(), h.dial(), h.dial(), h.dial(), h.dial()
+	half.send("GE")
+	kept.send("GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+	if line := kept.line(); !strings.HasPrefix(line, "HTTP/1.1 200") {
+		t.Fatal(line)
+	}
+	lines.call("ping", "{}")
+	attached.send(`{"action":"attach","client_id":"c"}` + "\n")
+	attached.line()
+	eventually(t, "all are served", func() bool { return h.sample(`hubd_connections{protocol="none",transport="unix"}`) == "2" })
+	if err := h.stop(); err != nil {
+		t.Error(err)
+	}
+	if n := h.logs.FilterMessage("connections did not end in time and are closed").Len(); n != 0 {
+		t.Error("the shutdown waited for connections that had nothing to wait for")
+	}
+	for _, w := range []*wire{silent, half, lines} {
+		if err := w.ended(); err != nil {
+			t.Error(err)
+		}
+	}
+	if line := attached.line(); !strings.Contains(line, `"type":"shutdown"`) {
+		t.Errorf("the attached client got %s", line)
+	}
+}
+
 func TestShutdownByAdministrator(t *testing.T) {
 	h := startHub(t, Options{})
 	w := h.dial()
