@@ -32,6 +32,7 @@ import (
 //	mode FILE OCTAL               compares the permission bits
 //	exitcode N PROGRAM ARG...      runs PROGRAM, whose exit code must be N
 //	followed SESSION N            waits until SESSION of the hub at $SOCK has N followers
+//	calls METHOD N                waits until N calls of METHOD run in the hub at $SOCK
 //	connectable SOCKET            a connection to SOCKET is accepted (or, with !, is not)
 func TestScripts(t *testing.T) {
 	t.Parallel()
@@ -63,6 +64,7 @@ func TestScripts(t *testing.T) {
 			"mode":        scriptMode,
 			"exitcode":    scriptExitCode,
 			"followed":    scriptFollowed,
+			"calls":       scriptCalls,
 			"connectable": scriptConnectable,
 		},
 	})
@@ -181,17 +183,43 @@ func scriptExitCode(ts *testscript.TestScript, neg bool, args []string) {
 
 func scriptFollowed(ts *testscript.TestScript, neg bool, args []string) {
 	needArgs(ts, neg, args, 2, 2)
-	want, err := strconv.Atoi(args[1])
-	ts.Check(err)
-	for deadline := time.Now().Add(patience); ; {
-		out, err := exec.Command(filepath.Join(binDir, "hubctl"), "--socket", ts.Getenv("SOCK"),
-			"call", "session.info", "session="+args[0], "-o", "raw").CombinedOutput()
+	waitCount(ts, args[1], func(out []byte) (int, error) {
 		var info struct{ Followers []struct{} }
-		if err == nil && json.Unmarshal(out, &info) == nil && len(info.Followers) == want {
+		err := json.Unmarshal(out, &info)
+		return len(info.Followers), err
+	}, "session.info", "session="+args[0])
+}
+
+func scriptCalls(ts *testscript.TestScript, neg bool, args []string) {
+	needArgs(ts, neg, args, 2, 2)
+	waitCount(ts, args[1], func(out []byte) (n int, err error) {
+		var calls []struct{ Method string }
+		err = json.Unmarshal(out, &calls)
+		for _, c := range calls {
+			if c.Method == args[0] {
+				n++
+			}
+		}
+		return n, err
+	}, "hub.calls")
+}
+
+// waitCount calls a method until what count makes of its result is want.
+func waitCount(ts *testscript.TestScript, want string, count func([]byte) (int, error), call ...string) {
+	n, err := strconv.Atoi(want)
+	ts.Check(err)
+	args := append([]string{"--socket", ts.Getenv("SOCK"), "call", "-o", "raw"}, call...)
+	for deadline := time.Now().Add(patience); ; {
+		out, err := exec.Command(filepath.Join(binDir, "hubctl"), args...).Output()
+		got := 0
+		if err == nil {
+			got, err = count(out)
+		}
+		if err == nil && got == n {
 			return
 		}
 		if time.Now().After(deadline) {
-			ts.Fatalf("session %s: got %s (%v), want %d followers within %v", args[0], out, err, want, patience)
+			ts.Fatalf("%s: got %s (%d, %v), want %d within %v", strings.Join(call, " "), out, got, err, n, patience)
 		}
 		time.Sleep(10 * time.Millisecond) // between two looks
 	}
