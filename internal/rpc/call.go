@@ -78,6 +78,7 @@ type Call struct {
 	sink   *callSink // the streamed answer, once open
 	inputs []*Reader // the streams that the handler reads
 	held   *Error    // the answer that Grace holds back
+	fault  *Error    // why the result could not be carried; for the goroutine that concludes
 }
 
 // States of a call.
@@ -211,9 +212,17 @@ func (c *Call) conclude(b *Batch, v Value, e *Error, cause *Error) {
 		r.Release()
 	}
 	if c.link != nil {
+		if c.fault != nil {
+			e = c.fault
+		}
 		c.link.done(c, e, b.tick().Sub(c.began))
 	}
 }
+
+// Undeliverable is for a Reply that finds in Result that it cannot carry the
+// value: it tells the caller by itself, and the observer hears of e instead of
+// a success.
+func (c *Call) Undeliverable(e *Error) { c.fault = e }
 
 // reads notes that the handler reads r: the first item taken ends the deadline,
 // and the end of the call ends r, whoever made it.

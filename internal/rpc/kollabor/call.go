@@ -251,6 +251,9 @@ func (k *call) Result(b *rpc.Batch, _ *rpc.Call, v rpc.Value) {
 		n = len(dst) - from
 		return dst
 	})
+	if fault != nil {
+		k.Undeliverable(fault)
+	}
 	if err == nil {
 		k.conn.sent(b, frame.Reply, n)
 	}

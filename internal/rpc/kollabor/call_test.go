@@ -269,7 +269,8 @@ func TestScopes(t *testing.T) {
 }
 
 func TestTooLargeResult(t *testing.T) {
-	p := dial(t, setup{unix: true})
+	g := newGauge()
+	p := dial(t, setup{unix: true, cfg: Config{Gate: &rpc.Gate{Observer: g}}})
 	over := frame.MaxLine - len(result("a", `{"size": 16777216, "data": ""}`)) // to the byte
 	p.send(request("a", "blob", fmt.Sprintf(`{"size":%d}`, over)))
 	got, err := p.line()
@@ -278,7 +279,15 @@ func TestTooLargeResult(t *testing.T) {
 	}
 	p.send(request("a", "blob", fmt.Sprintf(`{"size":%d}`, over+1)))
 	p.want(`{"action":"rpc_reply","request_id":"a","result":null,"error":"result too large","error_kind":"serialization"}`)
+	p.send(request("b", "badkey", `{}`))
+	if m := p.read(); m["error_kind"] != "serialization" {
+		t.Error(m)
+	}
 	p.quiet()
+	p.close()
+	if g.done[rpc.CodeSerialization] != 2 || g.done[rpc.CodeOK] != 2 {
+		t.Errorf("counted %v", g.done)
+	}
 }
 
 func TestLargeEcho(t *testing.T) {

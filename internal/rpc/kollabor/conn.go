@@ -310,9 +310,12 @@ func (c *conn) linger(ctx context.Context) {
 	// Nothing tells when a socket whose end was already read is closed for good.
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	last := time.After(rpc.MaxDeadline) // a peer over TCP may be gone without a trace
 	for c.link.N() > 0 && !c.conn.Gone() && c.out.Err() == nil {
 		select {
 		case <-tick.C:
+		case <-last:
+			return
 		case <-ctx.Done():
 			return
 		}
