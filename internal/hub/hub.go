@@ -64,6 +64,10 @@ type hub struct {
 	settled   chan struct{} // a call has ended while the hub drains
 	reloading sync.Mutex    // one reload at a time
 
+	presenceMu sync.Mutex     // one presence file at a time; before mu
+	presenceOn bool           // guarded by presenceMu
+	background sync.WaitGroup // ends with ctx
+
 	mu        sync.Mutex
 	listeners []*listener
 	closed    bool           // no listener is added any more

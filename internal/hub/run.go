@@ -100,6 +100,9 @@ func start(o Options) (_ *hub, err error) {
 			h.accepting.Go(func() { h.accept(l) })
 		}
 	}
+	if err := h.keepPresence(); err != nil {
+		return nil, err
+	}
 	h.phase.Store(ready)
 	info := h.whereabouts()
 	h.notify(fmt.Sprintf("READY=1\nSTATUS=%d methods on %d listeners", len(h.table.Methods()), len(info.Listeners)))
@@ -271,6 +274,7 @@ func (h *hub) close() {
 	h.web.conns.Close()
 	h.closeListeners()
 	h.accepting.Wait()
+	h.background.Wait()
 	h.sessions.Shutdown("the hub has stopped")
 	h.keepSessions()
 	if h.sessionLock != nil {

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -343,6 +344,63 @@ func TestSessionSocketsOfNeighbours(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// Presence files are there while their session is, with every member.
+func TestPresenceFiles(t *testing.T) {
+	dir := filepath.Join(shortDir(t), "hub", "presence")
+	h := startHub(t, Options{Demo: true, PresenceDir: dir})
+	w := h.dial()
+	if r := w.call("session.open", `{"name":"build"}`); r.Error != nil {
+		t.Fatalf("session.open: %+v", r)
+	}
+	found := func() map[string]map[string]any {
+		files, err := filepath.Glob(filepath.Join(dir, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		byName := map[string]map[string]any{}
+		for _, f := range files {
+			text, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var p map[string]any
+			if err := json.Unmarshal(text, &p); err != nil {
+				t.Fatalf("%s: %v", f, err)
+			}
+			id, _ := p["agent_id"].(string)
+			if len(id) != 12 || filepath.Base(f) != id+".json" {
+				t.Errorf("%s has agent_id %q", f, id)
+			}
+			byName[p["identity"].(string)] = p
+		}
+		return byName
+	}
+	files := found()
+	for _, name := range []string{"demo", "build"} {
+		p := files[name]
+		if len(p) != 24 {
+			t.Errorf("%s: %d members, want 24: %v", name, len(p), p)
+			continue
+		}
+		if p["socket_path"] != filepath.Join(h.dir, "sessions", name+".sock") || p["pid"] != float64(os.Getpid()) {
+			t.Errorf("%s: %v", name, p)
+		}
+	}
+	if st, err := os.Stat(dir); err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("folder: %v %v, want mode 0700", st.Mode(), err)
+	}
+	w.call("session.close", `{"session":"build"}`)
+	if files := found(); len(files) != 1 {
+		t.Errorf("%d files after session.close, want 1", len(files))
+	}
+	if err := h.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if files := found(); len(files) != 0 {
+		t.Errorf("%d files after the end, want none", len(files))
 	}
 }
 

@@ -21,8 +21,17 @@ func (h *hub) newSessions() *session.Registry {
 	return session.New(session.Options{
 		Default:  h.defaultSession(),
 		Observer: sessionObserver{h},
-		OnOpen:   h.openSessionSocket,
-		OnClose:  h.closeSessionSocket,
+		OnOpen: func(s *session.Session) error {
+			if err := h.openSessionSocket(s); err != nil {
+				return err
+			}
+			h.writePresence(s)
+			return nil
+		},
+		OnClose: func(s *session.Session) {
+			h.removePresence(s)
+			h.closeSessionSocket(s)
+		},
 	})
 }
 
@@ -113,7 +122,7 @@ func lockSessions(dir string) (*os.File, error) {
 	return lk, nil
 }
 
-// openSessionSocket is the registry's OnOpen.
+// openSessionSocket listens on the socket of a session that has been opened.
 func (h *hub) openSessionSocket(s *session.Session) error {
 	if h.sessionDir == "" {
 		return nil
@@ -143,7 +152,7 @@ func (h *hub) openSessionSocket(s *session.Session) error {
 	return nil
 }
 
-// closeSessionSocket is the registry's OnClose.
+// closeSessionSocket ends that when the session is closed.
 func (h *hub) closeSessionSocket(s *session.Session) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
