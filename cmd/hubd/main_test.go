@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,6 +26,9 @@ const asHubd = "HUBD_TEST_RUN_MAIN"
 func TestMain(m *testing.M) {
 	if os.Getenv(asHubd) != "" {
 		os.Unsetenv(asHubd)
+		if os.Getenv("LISTEN_FDS") != "" { // only the process itself knows its number
+			os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
+		}
 		main()
 	}
 	os.Exit(m.Run())
@@ -302,5 +306,62 @@ func TestUnitsNameTheBinary(t *testing.T) {
 		if _, err := withBinary("ExecStart=/usr/bin/hubd\n", path); err == nil {
 			t.Errorf("%s was written into a unit", path)
 		}
+	}
+}
+
+// A hub under systemd takes the socket that it is given, says when it is ready
+// and when it stops, and leaves the socket's file where it is.
+func TestServiceManager(t *testing.T) {
+	p := newPlace(t)
+	notices, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(p.dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer notices.Close()
+	notices.SetReadDeadline(time.Now().Add(patience))
+	given, err := net.ListenUnix("unix", &net.UnixAddr{Name: p.socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	given.SetUnlinkOnClose(false)
+	file, err := given.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := p.hubd(t, "--state", p.state)
+	cmd.Env = append(cmd.Env, "LISTEN_FDS=1", "LISTEN_FDNAMES=hub", "NOTIFY_SOCKET="+filepath.Join(p.dir, "notify"))
+	cmd.ExtraFiles = []*os.File{file}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	file.Close()
+	given.Close()
+	expect := func(want string) {
+		t.Helper()
+		buf := make([]byte, 4096)
+		n, err := notices.Read(buf)
+		if err != nil || !strings.HasPrefix(string(buf[:n]), want) {
+			t.Fatalf("the service manager was told %q (%v), want %q", buf[:n], err, want)
+		}
+	}
+	expect("READY=1\nSTATUS=")
+	c, err := net.Dial("unix", p.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	io.WriteString(c, `{"action":"rpc_request","request_id":"1","method":"hub.info"}`+"\n")
+	if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || !strings.Contains(line, `"listeners":["unix://`+p.socket+`"]`) {
+		t.Errorf("hub.info: %s %v", line, err)
+	}
+	cmd.Process.Signal(syscall.SIGTERM)
+	expect("STOPPING=1")
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(p.socket); err != nil {
+		t.Errorf("the socket of the service manager: %v", err)
 	}
 }

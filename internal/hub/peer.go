@@ -52,7 +52,7 @@ func (a address) user(p *rpc.Peer) *rpc.Peer {
 	switch {
 	case p.UID == os.Geteuid() || p.UID == 0:
 		p.Scopes = rpc.AllScopes
-	case a.network == "unix" && a.mode&0o077 != 0:
+	case a.network == "unix" && a.mode&0o022 != 0: // who may write to a socket may connect
 		p.Scopes = rpc.ScopeRead
 		if a.scopes != 0 {
 			p.Scopes = a.scopes
