@@ -53,18 +53,27 @@ func TestHelloWithoutAnswerTimesOut(t *testing.T) {
 	})
 }
 
+// A hub that does not like the greeting says so and may or may not hang up.
 func TestRefusalAtHelloIsTold(t *testing.T) {
-	ours, theirs := net.Pipe()
-	go func() {
-		defer theirs.Close()
-		buf := make([]byte, 4096)
-		theirs.Read(buf)
-		io.WriteString(theirs, `{"type":"error","msg":"the token is not valid"}`+"\n")
-	}()
-	_, err := client.Dial(t.Context(), "", &client.Options{Dialer: func(context.Context) (net.Conn, error) { return ours, nil }})
-	e := wantKind(t, err, client.KindUnauthenticated)
-	if e.Message != "the token is not valid" {
-		t.Errorf("message: %s", e.Message)
+	for _, hangUp := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			ours, theirs := net.Pipe()
+			go func() {
+				defer theirs.Close()
+				buf := make([]byte, 4096)
+				theirs.Read(buf)
+				io.WriteString(theirs, `{"type":"error","msg":"hello: the token is not valid"}`+"\n")
+				if !hangUp {
+					theirs.Read(buf)
+				}
+			}()
+			began := time.Now()
+			_, err := client.Dial(t.Context(), "", &client.Options{Dialer: func(context.Context) (net.Conn, error) { return ours, nil }})
+			e := wantKind(t, err, client.KindUnauthenticated)
+			if e.Message != "hello: the token is not valid" || time.Since(began) != 0 {
+				t.Errorf("after %v: %s", time.Since(began), e.Message)
+			}
+		})
 	}
 }
 

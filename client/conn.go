@@ -351,6 +351,11 @@ func (c *conn) complain(f *frame.Frame) {
 	c.mu.Lock()
 	c.complaint = msg
 	c.mu.Unlock()
+	select {
+	case <-c.greeted:
+	default: // the greeting was refused
+		c.close(errors.New(msg))
+	}
 }
 
 // settle hands o to whoever waits for the call id.

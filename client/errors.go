@@ -57,13 +57,13 @@ type Error struct {
 	cause error
 }
 
-// Error returns the message, after the name of the method if there is one.
+// Error returns the message, after the name of the method unless it begins with that.
 func (e *Error) Error() string {
 	text := e.Message
 	if text == "" {
 		text = strings.ReplaceAll(string(e.Kind), "_", " ")
 	}
-	if e.Method != "" {
+	if e.Method != "" && !strings.HasPrefix(text, e.Method) {
 		return e.Method + ": " + text
 	}
 	return text
