@@ -67,8 +67,6 @@ Without SESSION the session of the socket is followed.`,
 	flags.BoolVar(&t.json, "json", false, "print every event as one line of JSON (the same as -o jsonl)")
 	flags.Int64Var(&t.since, "since", -1, "begin after the event with that `number`")
 	flags.StringVar(&t.keysText, "detach-keys", "ctrl-p,ctrl-q", "`keys` that detach, such as ctrl-] or ctrl-a,d; or none")
-	cmd.MarkFlagsMutuallyExclusive("interactive", "read-only")
-	cmd.MarkFlagsMutuallyExclusive("interactive", "no-stdin")
 	return cmd
 }
 
@@ -76,6 +74,12 @@ Without SESSION the session of the socket is followed.`,
 var errDetached = errors.New("detached")
 
 func (t *attaching) run(ctx context.Context) error {
+	switch {
+	case t.interactive && t.readOnly:
+		return usageError{"--interactive and --read-only exclude each other", ""}
+	case t.interactive && t.noStdin:
+		return usageError{"--interactive needs stdin: it goes without --no-stdin", ""}
+	}
 	var err error
 	if t.keys, err = parseKeys(t.keysText); err != nil {
 		return err
@@ -105,7 +109,7 @@ func (t *attaching) run(ctx context.Context) error {
 	opts := &client.AttachOptions{
 		Interactive: t.interactive,
 		OnBreak: func(err error) {
-			t.notice("connection lost (%v); trying to come back", err)
+			t.notice("connection lost: %s; trying to come back", messageOf(err))
 		},
 		OnResume: func(r client.Resumed) { t.notice("%s", resumedText(r)) },
 	}
@@ -149,7 +153,7 @@ func (t *attaching) endError(ctx context.Context, err error) error {
 		return nil
 	}
 	if e, ok := errors.AsType[*client.Error](err); ok && e.Kind == client.KindNotFound && !e.NoMethod() {
-		return hintedError{fmt.Errorf("no such session %q%w", t.session, silent{err}), `"hubctl call session.list -o table" lists the sessions`}
+		return hintedError{fmt.Errorf("no such session %q%w", t.session, silent{err}), sessionsHint}
 	}
 	return err
 }
@@ -173,6 +177,14 @@ func (t *attaching) greet() {
 // notice writes a line of talk.
 func (t *attaching) notice(format string, args ...any) {
 	fmt.Fprintf(t.lineWriter(t.app.err, t.app.errTTY), "hubctl: %s\n", oneLine(fmt.Sprintf(format, args...)))
+}
+
+// messageOf is the text of an error without the method, which nobody typed.
+func messageOf(err error) string {
+	if e, ok := errors.AsType[*client.Error](err); ok && e.Message != "" {
+		return e.Message
+	}
+	return err.Error()
 }
 
 func resumedText(r client.Resumed) string {
@@ -286,7 +298,7 @@ func (t *attaching) sendInput(ctx context.Context, c *client.Client, text string
 	ctx, cancel := context.WithTimeout(ctx, sendLimit)
 	defer cancel()
 	if err := c.Input(ctx, t.session, text); err != nil && !errors.Is(err, context.Canceled) {
-		t.notice("input was not taken: %v", err)
+		t.notice("input was not taken: %s", messageOf(err))
 	}
 }
 

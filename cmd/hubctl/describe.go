@@ -77,8 +77,8 @@ func (a *app) appendDescription(dst []byte, m methodInfo) []byte {
 	title("LIMITS")
 	rows := [][]string{
 		{"  scope", oneLine(m.Scope)},
-		{"  deadline", seconds(m.Deadline)},
-		{"  slow after", seconds(m.Slow)},
+		{"  deadline", limitText(m.Deadline)},
+		{"  slow after", limitText(m.Slow)},
 	}
 	if m.Provider != "" {
 		rows = append(rows, []string{"  provider", oneLine(m.Provider)})
@@ -118,7 +118,7 @@ func (p paramInfo) need() string {
 	return "default " + string(p.Default)
 }
 
-func seconds(s *float64) string {
+func limitText(s *float64) string {
 	if s == nil {
 		return "none"
 	}

@@ -178,6 +178,9 @@ func explain(err error) (text, hint string) {
 		if e.NoMethod() {
 			return fmt.Sprintf("no such method %q", e.Method), `"hubctl methods" lists what there is`
 		}
+		if strings.HasPrefix(e.Method, "session.") {
+			hint = sessionsHint
+		}
 	case client.KindInvalidParams:
 		if strings.Contains(e.Message, "stream") {
 			hint = "add --stream"
@@ -197,6 +200,8 @@ func explain(err error) (text, hint string) {
 	}
 	return text, hint
 }
+
+const sessionsHint = `"hubctl call session.list -o table" lists the sessions`
 
 // oneLine keeps what came from elsewhere from writing to the terminal as it likes.
 func oneLine(s string) string { return rpc.CleanText(s, 4*rpc.MaxErrorMessage) }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 )
@@ -75,14 +76,29 @@ func newMethods(a *app) *cobra.Command {
 			if f := a.formatOr(formatTable); f != formatTable {
 				return a.printer(f).print(text)
 			}
-			rows := make([][]string, len(list))
-			for i, m := range list {
-				rows[i] = []string{oneLine(m.signature()), oneLine(m.Doc)}
-			}
-			_, err = a.out.Write(appendGrid(nil, []string{"METHOD", "WHAT IT DOES"}, rows, a.coloured()))
+			_, err = a.out.Write(methodsTable(list, a.width(), a.coloured()))
 			return err
 		},
 	}
+}
+
+// methodsTable has one line per method. On a terminal of that width (0: none)
+// the texts are cut to fit.
+func methodsTable(list []methodInfo, width int, color bool) []byte {
+	rows := make([][]string, len(list))
+	first := 0
+	for i, m := range list {
+		rows[i] = []string{oneLine(m.signature()), oneLine(m.Doc)}
+		first = max(first, utf8.RuneCountInString(rows[i][0]))
+	}
+	if width > 0 {
+		first = min(first, width*3/5)
+		for i := range rows {
+			rows[i][0] = clip(rows[i][0], first)
+			rows[i][1] = clip(rows[i][1], max(10, width-first-2))
+		}
+	}
+	return appendGrid(nil, []string{"METHOD", "WHAT IT DOES"}, rows, color)
 }
 
 func services(list []methodInfo) []string {

@@ -8,6 +8,9 @@ import (
 // nearest returns up to n of the names that name may have been meant to be,
 // best first.
 func nearest(name string, names []string, n int) []string {
+	if len(name) > maxCompared {
+		return nil
+	}
 	type candidate struct {
 		name string
 		cost int

@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
+
+	"golang.org/x/term"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
@@ -40,6 +43,19 @@ func (a *app) coloured() bool {
 		return false
 	}
 	return a.outTTY && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"
+}
+
+// width returns the columns of the terminal that stdout is, 0 for no terminal.
+func (a *app) width() int {
+	f, ok := a.out.(*os.File)
+	if !ok || !a.outTTY {
+		return 0
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
 }
 
 // printer writes values to stdout in one format, each with one Write, so that

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -56,6 +57,15 @@ func (a *app) status(ctx context.Context, c *client.Client) error {
 	return err
 }
 
+// runningCall is a row of hub.calls.
+type runningCall struct {
+	Call                   uint64
+	Method, Peer, Protocol string
+	Age                    float64
+	Deadline               *float64
+	Slow                   bool
+}
+
 func (a *app) statusText(s status) ([]byte, error) {
 	var info struct {
 		Name, Version, Identity, Started string
@@ -71,18 +81,13 @@ func (a *app) statusText(s status) ([]byte, error) {
 		InFlight                 int `json:"in_flight"`
 		Outbox                   int
 	}
-	var calls []struct {
-		Call                   uint64
-		Method, Peer, Protocol string
-		Age                    float64
-		Deadline               *float64
-		Slow                   bool
-	}
+	var calls []runningCall
 	for text, into := range map[*json.RawMessage]any{&s.Info: &info, &s.Peers: &peers, &s.Calls: &calls} {
 		if err := json.Unmarshal(*text, into); err != nil {
 			return nil, fmt.Errorf("the hub's status is of another form: %w", err)
 		}
 	}
+	calls = slices.DeleteFunc(calls, func(k runningCall) bool { return k.Method == "hub.calls" }) // the question itself
 	title := fmt.Sprintf("%s %s, process %d, up %s", info.Name, info.Version, info.PID, age(info.Uptime))
 	if info.Demo {
 		title += ", with demo methods"
