@@ -25,9 +25,10 @@ type call struct {
 	stream bool   // the caller takes the result as a stream
 	in     *inStream
 
-	// Credit that came before the stream began; guarded by conn.mu.
-	early   uint64
-	counted bool
+	// Guarded by conn.mu.
+	early   uint64 // credit that came before the stream began
+	counted bool   // ... and that some came
+	held    bool   // no item is sent yet: see conn.fresh
 }
 
 var noParams = rpc.RawString("{}")
@@ -89,6 +90,12 @@ func (c *conn) request() {
 	if m != nil && takesStream(m, f.Stream) && !streamGiven(m, f.Params) {
 		k.in = newInStream(k, f.Stream || c.modern.Load())
 		k.Input = k.in.reader
+	}
+	if f.Stream && c.lines.Ready() {
+		// The caller may have sent its credit along with the request: the first
+		// items wait until that is known.
+		k.held = true
+		c.fresh = append(c.fresh, k)
 	}
 	c.link.Start(&c.batch, target, &k.Call)
 }

@@ -38,6 +38,7 @@ type conn struct {
 	queued   int         // bytes of replies since the last flush, about
 	attached *attachment // nil in the command phase
 	done     bool        // the peer wants to leave
+	fresh    []*call     // streamed calls of this read, whose credit may follow in the same read
 
 	// streams are the peer's streamed answers by request id. One may outlive
 	// its call: its last items wait for credit.
@@ -68,6 +69,7 @@ func (c *conn) serve(ctx context.Context) error {
 	defer stop()
 
 	err := c.read()
+	c.release()
 	c.batch.Flush()
 	if err == io.EOF && c.attached == nil && !c.done {
 		c.linger(ctx)
@@ -105,6 +107,7 @@ func (c *conn) read() error {
 	fresh := true // the next line is the first of a read
 	for {
 		if !c.lines.Ready() {
+			c.release()
 			c.flush()
 			fresh = true
 		}

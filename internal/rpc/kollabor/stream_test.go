@@ -86,6 +86,35 @@ func TestExplicitCredit(t *testing.T) {
 	})
 }
 
+// Credit in the same write as the request counts from the first item, however
+// early the method begins; without it, the stream begins all the same.
+func TestCreditAlongWithTheRequest(t *testing.T) {
+	p := dial(t, setup{})
+	for i := range 200 {
+		id := fmt.Sprint("s", i)
+		p.send(streamRequest(id, "demo.count", `{"n":20}`), credit(id, 1))
+		p.want(chunk(id, 1, "0"))
+		p.send(credit(id, 1), `{"action":"rpc_cancel","request_id":"`+id+`"}`)
+		next := p.read()
+		if next["action"] == "rpc_chunk" { // the cancel may have come before the second item
+			if fmt.Sprint(next["seq"]) != "2" {
+				t.Fatal(next)
+			}
+			next = p.read()
+		}
+		if next["error_kind"] != "cancelled" {
+			t.Fatal(next)
+		}
+		p.send(streamRequest(id, "demo.count", `{"n":2}`), `{"action":"ping"}`)
+		got := 0
+		for got < 4 {
+			if m := p.read(); m["action"] == "rpc_chunk" || m["type"] == "pong" || m["action"] == "rpc_reply" {
+				got++
+			}
+		}
+	}
+}
+
 func TestCreditOutlivesTheCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := dial(t, setup{})

@@ -32,8 +32,9 @@ type outStream struct {
 
 	mu        sync.Mutex // before the outbox's; the source and Cancel are called without it
 	seq       uint64
-	granted   int // to src, not yet used
-	mean      int // bytes of an item, roughly
+	granted   int  // to src, not yet used
+	mean      int  // bytes of an item, roughly
+	held      bool // nothing is sent until the read that began the stream is handled
 	explicit  bool
 	credit    uint64 // items that the receiver still takes; counts once explicit
 	queue     []rpc.Value
@@ -47,7 +48,7 @@ func openOutStream(k *call, src rpc.Source) *outStream {
 	s := &outStream{conn: k.conn, id: k.id, call: k, src: src, mean: 256}
 	c := k.conn
 	c.mu.Lock()
-	s.explicit, s.credit = k.counted, k.early
+	s.explicit, s.credit, s.held = k.counted, k.early, k.held
 	if c.streams == nil {
 		c.streams = make(map[string]*outStream)
 	}
@@ -75,7 +76,7 @@ func (s *outStream) Item(b *rpc.Batch, v rpc.Value) {
 		return
 	}
 	s.granted = max(s.granted-1, 0)
-	if s.explicit && (s.credit == 0 || len(s.queue) > 0) {
+	if s.held || len(s.queue) > 0 || s.explicit && s.credit == 0 {
 		if len(s.queue) >= 2*maxWindow { // far more than the source was allowed to send
 			s.closed = true
 			s.mu.Unlock()
@@ -176,8 +177,14 @@ func (s *outStream) more(b *rpc.Batch, n uint64) {
 	s.mu.Lock()
 	s.explicit = true
 	s.credit = min(s.credit+min(n, maxCredit), maxCredit)
+	s.drain(b)
+}
+
+// drain sends what waits and may be sent now. It is called with the lock held
+// and returns without it.
+func (s *outStream) drain(b *rpc.Batch) {
 	var fault *rpc.Error
-	for len(s.queue) > 0 && s.credit > 0 && fault == nil && !s.closed {
+	for len(s.queue) > 0 && !s.held && (!s.explicit || s.credit > 0) && fault == nil && !s.closed {
 		v := s.queue[0]
 		s.queue[0] = rpc.Value{}
 		s.queue = s.queue[1:]
@@ -194,6 +201,23 @@ func (s *outStream) more(b *rpc.Batch, n uint64) {
 		return
 	}
 	s.after(grant, fault)
+}
+
+// release lets the streams that began in this read send.
+func (c *conn) release() {
+	for i, k := range c.fresh {
+		c.fresh[i] = nil
+		c.mu.Lock()
+		k.held = false
+		s := c.streams[string(k.id)]
+		c.mu.Unlock()
+		if s != nil && s.call == k {
+			s.mu.Lock()
+			s.held = false
+			s.drain(&c.batch)
+		}
+	}
+	c.fresh = c.fresh[:0]
 }
 
 // End sends the end, behind what is queued. An error does not wait.
