@@ -19,6 +19,7 @@ type encoder struct {
 	made  []int64 // exports created, to be taken back when the value cannot be encoded
 	pumps []pumpStart
 	depth int
+	reply bool // the message is an answer
 	err   *rpc.Error
 }
 
@@ -356,8 +357,12 @@ func holdsLink(x any) bool {
 
 // ref writes a reference: one of the peer's own goes back as such, any other
 // becomes an export with a new id.
+//
+// In an answer the peer's own becomes an export, too: the JavaScript library
+// (0.12.0) makes an import form into something that fails when it is awaited,
+// and an answer is awaited. The suite under tests/interop/capnweb shows it.
 func (e *encoder) ref(r *rpc.Ref) {
-	if id, ok := r.ID.(importID); ok && r.Owner == any(e.s) {
+	if id, ok := r.ID.(importID); ok && r.Owner == any(e.s) && !e.reply {
 		e.text(`["import",`)
 		e.out = append(strconv.AppendInt(e.out, int64(id), 10), ']')
 		return

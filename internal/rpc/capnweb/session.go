@@ -318,7 +318,7 @@ func (s *Session) answer(b *rpc.Batch, id int64, x *export) {
 		return
 	}
 	p := x.p
-	e := encoder{s: s, out: s.scratch[:0]}
+	e := encoder{s: s, out: s.scratch[:0], reply: true}
 	fail := p.fail
 	var undone []*promise
 	if fail == nil {
@@ -328,7 +328,7 @@ func (s *Session) answer(b *rpc.Batch, id int64, x *export) {
 		if e.err != nil {
 			fail = e.err
 			undone = e.undo()
-			e = encoder{s: s, out: e.out[:0]}
+			e = encoder{s: s, out: e.out[:0], reply: true}
 		}
 	}
 	if fail != nil {
