@@ -176,9 +176,9 @@ func (r *backupReader) begin(v rpc.Value) error {
 	return nil
 }
 
-func (r *backupReader) items(ctx context.Context, in *rpc.Reader, first rpc.Value, any bool) iter.Seq2[*Item, error] {
+func (r *backupReader) items(ctx context.Context, in *rpc.Reader, first rpc.Value, hasFirst bool) iter.Seq2[*Item, error] {
 	return func(yield func(*Item, error) bool) {
-		if any && !r.whole {
+		if hasFirst && !r.whole {
 			it, err := r.item(first)
 			if !yield(it, err) || err != nil {
 				return
