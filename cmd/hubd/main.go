@@ -17,6 +17,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/pflag"
@@ -62,6 +63,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if o.Demo || term.IsTerminal(int(os.Stdout.Fd())) {
 		o.Ready = func(i hub.Info) { greet(stdout, i, o.Demo) }
 	}
+	// Under a memory limit the collector works harder from 80 % of it on.
+	// Where no limit can be found out, the default stays.
+	_, _ = memlimit.Set(memlimit.WithRatio(0.8))
 	ctx, reload, stop := signals()
 	defer stop()
 	o.Reload = reload
