@@ -63,10 +63,10 @@ func (e *Error) Error() string {
 	if text == "" {
 		text = strings.ReplaceAll(string(e.Kind), "_", " ")
 	}
-	if e.Method != "" && !strings.HasPrefix(text, e.Method) {
-		return e.Method + ": " + text
+	if rest, ok := strings.CutPrefix(text, e.Method); e.Method == "" || ok && strings.IndexAny(rest, " :") == 0 {
+		return text
 	}
-	return text
+	return e.Method + ": " + text
 }
 
 // Unwrap returns the error of the context or the system that led to e, if any.
