@@ -201,13 +201,13 @@ func (w *pipe) accept(b *rpc.Batch, p *promise) {
 	p.settle(b, new(payload), nil)
 }
 
-// Grant acknowledges n writes, present ones first.
+// Grant acknowledges what was written: the reader has it and wants n items
+// beyond it. The next n writes are acknowledged as they come.
 func (w *pipe) Grant(n int) {
 	w.mu.Lock()
-	k := min(n, len(w.waiting))
-	now := w.waiting[:k:k]
-	w.waiting = w.waiting[k:]
-	w.credit = min(w.credit+n-k, 1<<20)
+	now := w.waiting
+	w.waiting = nil
+	w.credit = min(w.credit+n, 1<<20)
 	w.mu.Unlock()
 	b, flush := batched(nil)
 	for _, p := range now {

@@ -29,9 +29,9 @@ func TestNode(t *testing.T) {
 	if url == "" {
 		url, extra = serve(t), "1"
 	}
-	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer stop()
-	cmd := exec.CommandContext(ctx, "node", "--test", "--test-reporter=spec", "suite.mjs")
+	cmd := exec.CommandContext(ctx, "node", "--test", "--test-force-exit", "--test-reporter=spec", "suite.mjs")
 	cmd.Env = append(os.Environ(), "HUBD_URL="+url, "HUBD_EXTRA="+extra)
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
