@@ -127,7 +127,13 @@ func (c *calling) once(ctx context.Context, cl *client.Client, method string, pa
 	if c.send == "" {
 		sent <- nil
 	} else {
-		go func() { sent <- c.feed(s) }() // ends with the stream, or with the program while it reads stdin
+		go func() { // ends with the stream, or with the program while it reads stdin
+			err := c.feed(s)
+			sent <- err // before the loop below sees the end of the stream
+			if err != nil {
+				s.Close()
+			}
+		}()
 	}
 	items := 0
 	for item, err := range s.Items() {
@@ -156,13 +162,12 @@ func (c *calling) once(ctx context.Context, cl *client.Client, method string, pa
 	return nil
 }
 
-// feed sends the items of the stream argument. What cannot be read ends the call.
+// feed sends the items of the stream argument. An error says that not all were sent.
 func (c *calling) feed(s *client.Stream) error {
 	in, name := c.app.in, "stdin"
 	if c.send != "-" {
 		f, err := os.Open(c.send)
 		if err != nil {
-			s.Close()
 			return usageError{err.Error(), ""}
 		}
 		defer f.Close()
@@ -174,7 +179,6 @@ func (c *calling) feed(s *client.Stream) error {
 	}
 	for v, err := range values {
 		if err != nil {
-			s.Close()
 			return err
 		}
 		if err := s.Send(v); err != nil {
