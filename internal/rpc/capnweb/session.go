@@ -410,6 +410,7 @@ func (s *Session) release(id, n int64) error {
 func (x *export) drop(cause *rpc.Error) {
 	if x.pipe != nil {
 		x.pipe.st.End(nil, cause) // does nothing after a regular end
+		x.pipe.Stop(cause)
 	}
 	if x.readable != nil {
 		x.readable.Close(errUnread)

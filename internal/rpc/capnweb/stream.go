@@ -163,11 +163,13 @@ func (w *pipe) operate(b *rpc.Batch, p *promise, path []rpc.PathPart) {
 			reason = thrownValue(arg.Own())
 		}
 		w.st.End(b, reason)
+		w.Grant(0)
 	case stopped != nil:
 		p.reject(b, stopped)
 		return
 	case name == "close":
 		w.st.End(b, nil)
+		w.Grant(0) // nothing is left to slow down
 	case !w.st.item(b, arg):
 		w.mu.Lock()
 		stopped = w.stopped
