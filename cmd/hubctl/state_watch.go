@@ -29,6 +29,7 @@ type watching struct {
 	from     ifRevision
 	noValues bool
 	once     bool
+	count    int
 	patience time.Duration
 }
 
@@ -66,6 +67,7 @@ differs from the lines before is printed, and what was deleted meanwhile as a
 	flags.VarP(&w.from, "from", "r", "print the changes after that `revision`")
 	flags.BoolVar(&w.noValues, "no-values", false, "leave the values out")
 	flags.BoolVar(&w.once, "once", false, `end after "synced"`)
+	flags.IntVarP(&w.count, "count", "n", 0, "end after so `many` changes; 0 is no end")
 	flags.DurationVar(&w.patience, "patience", 0, "how long a broken connection is tried again; 0 is for ever")
 	cmd.RegisterFlagCompletionFunc("prefix", func(_ *cobra.Command, _ []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 		return a.keysLike(toComplete), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
@@ -76,6 +78,9 @@ differs from the lines before is printed, and what was deleted meanwhile as a
 func (w *watching) run(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 && cmd.Flags().Changed("prefix") {
 		return usageError{"a key and --prefix do not go together", ""}
+	}
+	if w.count < 0 {
+		return usageError{"--count must not be negative", ""}
 	}
 	if w.patience < 0 {
 		return usageError{"--patience must not be negative", ""}
@@ -99,6 +104,7 @@ func (w *watching) run(cmd *cobra.Command, args []string) error {
 		client: c, params: params, patience: w.patience, talk: w.app.talk,
 		snapshot: !w.from.given, position: w.from.revision,
 	}
+	changes := 0
 	err = f.run(ctx, func(e *stateEvent, text json.RawMessage) (bool, error) {
 		if e.Type == "progress" {
 			return true, nil
@@ -106,7 +112,11 @@ func (w *watching) run(cmd *cobra.Command, args []string) error {
 		if err := out.print(text); err != nil {
 			return false, err
 		}
-		return !w.once || e.Type != "synced", nil
+		if e.Type == "synced" {
+			return !w.once, nil
+		}
+		changes++
+		return w.count == 0 || changes < w.count, nil
 	})
 	return stateError(err)
 }

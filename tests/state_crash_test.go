@@ -1,0 +1,465 @@
+package tests
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	crashWriters = 8
+	crashKills   = 20
+	// crashRoom is what history holds with room to spare: the hub remembers
+	// 100,000 changes, and the slow watcher must not fall behind that.
+	crashRoom = 60_000
+)
+
+// acked is a write that the hub acknowledged.
+type acked struct {
+	key, value string
+	revision   uint64
+}
+
+// crashWriter writes until it is told to stop, over one connection after another.
+type crashWriter struct {
+	id      int
+	socket  string
+	random  *rand.Rand
+	n       int
+	acks    []acked
+	highest uint64
+	sent    *atomic.Int64
+	newest  *atomic.Uint64 // highest revision that any writer was told
+	err     error
+}
+
+func (w *crashWriter) run(stop <-chan struct{}) {
+	for {
+		c := redial(w.socket, stop)
+		if c == nil {
+			return
+		}
+		for w.err == nil {
+			select {
+			case <-stop:
+				c.Close()
+				return
+			default:
+			}
+			if w.batch(c) != nil {
+				break // the hub was killed
+			}
+			pause := time.Duration(w.random.IntN(3000)) * time.Microsecond
+			if w.sent.Load() > crashRoom {
+				pause = 100 * time.Millisecond
+			}
+			time.Sleep(pause) // it is one client of many: it does something else
+		}
+		c.Close()
+		if w.err != nil {
+			return
+		}
+	}
+}
+
+// batch sends a few writes without waiting, then reads the answers. Its error
+// is that of the connection.
+func (w *crashWriter) batch(c *tryWire) error {
+	k := 1 + w.random.IntN(8)
+	var text strings.Builder
+	writes := make([][]acked, k) // what each call writes
+	for i := range k {
+		w.n++
+		value := fmt.Sprintf(`{"writer":%d,"n":%d}`, w.id, w.n)
+		own := acked{key: fmt.Sprintf("w%d/%d", w.id, w.random.IntN(5)), value: value}
+		id := strconv.Itoa(i)
+		if w.n%10 != 0 {
+			writes[i] = []acked{own}
+			text.WriteString(request(id, "state.put", fmt.Sprintf(`{"key":%q,"value":%s}`, own.key, value)))
+			continue
+		}
+		shared := acked{key: fmt.Sprintf("shared/%d", w.random.IntN(3)), value: value}
+		writes[i] = []acked{own, shared}
+		text.WriteString(request(id, "state.txn", fmt.Sprintf(
+			`{"then":[{"op":"put","key":%q,"value":%s},{"op":"put","key":%q,"value":%s}]}`, own.key, value, shared.key, value)))
+	}
+	w.sent.Add(int64(k))
+	if err := c.write(text.String()); err != nil {
+		return err
+	}
+	for range k {
+		f, err := c.next()
+		if err != nil {
+			return err
+		}
+		i, err := strconv.Atoi(f.id())
+		var r struct{ Revision uint64 }
+		if err != nil || i < 0 || i >= k || f.Error != nil || json.Unmarshal(f.Result, &r) != nil || r.Revision == 0 {
+			w.err = fmt.Errorf("writer %d: unexpected answer %s", w.id, f.line)
+			return w.err
+		}
+		if r.Revision <= w.highest {
+			w.err = fmt.Errorf("writer %d: revision %d was answered after %d", w.id, r.Revision, w.highest)
+			return w.err
+		}
+		w.highest = r.Revision
+		for seen := w.newest.Load(); r.Revision > seen && !w.newest.CompareAndSwap(seen, r.Revision); {
+			seen = w.newest.Load()
+		}
+		for _, a := range writes[i] {
+			a.revision = r.Revision
+			w.acks = append(w.acks, a)
+		}
+	}
+	return nil
+}
+
+// crashWatcher follows everything and resumes after each break.
+type crashWatcher struct {
+	name   string
+	socket string
+	slow   bool
+	random *rand.Rand
+	target *atomic.Uint64 // the revision to stop at; 0: not known yet
+
+	got     []change
+	breaks  int
+	err     error
+	through uint64
+}
+
+func (w *crashWatcher) run(stop <-chan struct{}) {
+	for w.err == nil && !w.arrived() {
+		c := redial(w.socket, stop)
+		if c == nil {
+			w.err = fmt.Errorf("%s watcher: nobody listens any more", w.name)
+			return
+		}
+		w.follow(c)
+		c.Close()
+	}
+}
+
+func (w *crashWatcher) arrived() bool {
+	target := w.target.Load()
+	return target > 0 && w.through >= target
+}
+
+// helping is how many items the slow watcher takes at a time.
+const helping = 200
+
+func (w *crashWatcher) follow(c *tryWire) {
+	// The changes of one revision belong together: the last revision is
+	// complete for sure only when something later came.
+	for len(w.got) > 0 && w.got[len(w.got)-1].Revision > w.through {
+		w.got = w.got[:len(w.got)-1]
+	}
+	text := request("w", "state.watch", fmt.Sprintf(`{"from_revision":%d}`, w.through), `"stream":true`)
+	credit := fmt.Sprintf(`{"action":"rpc_credit","request_id":"w","n":%d}`+"\n", helping)
+	if w.slow {
+		text += credit
+	}
+	if c.write(text) != nil {
+		return
+	}
+	for items := 1; ; items++ {
+		f, err := c.next()
+		if err != nil {
+			if len(w.got) > 0 {
+				w.breaks++
+			}
+			return
+		}
+		var e change
+		if f.Action != "rpc_chunk" || json.Unmarshal(f.Data, &e) != nil {
+			w.err = fmt.Errorf("%s watcher: unexpected frame %s", w.name, f.line)
+			return
+		}
+		if !e.isMark() {
+			if len(w.got) > 0 && e.Revision < w.got[len(w.got)-1].Revision || e.Revision <= w.through {
+				w.err = fmt.Errorf("%s watcher: %v came after revision %d", w.name, e, w.through)
+				return
+			}
+			w.through = e.Revision - 1
+			w.got = append(w.got, e)
+		} else {
+			w.through = max(w.through, e.Revision)
+		}
+		if w.arrived() {
+			return
+		}
+		if w.slow && items%helping == 0 {
+			if w.target.Load() == 0 {
+				time.Sleep(time.Duration(w.random.IntN(30)) * time.Millisecond) // it has other things to do
+			}
+			if c.write(credit) != nil {
+				return
+			}
+		}
+	}
+}
+
+// TestStateSurvivesKills is promises P1, P2 and P4 through real processes.
+func TestStateSurvivesKills(t *testing.T) {
+	seed := rand.Uint64()
+	if s := os.Getenv("HUBD_TEST_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("seed %d (HUBD_TEST_SEED=%d runs it again)", seed, seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	dir := shortDir(t)
+	state := filepath.Join(dir, "state")
+	d := startHub(t, dir, state)
+
+	var sent atomic.Int64
+	var newest, target atomic.Uint64
+	stopWriters, stopWatchers := make(chan struct{}), make(chan struct{})
+	var writing, watching sync.WaitGroup
+	stopWriting := sync.OnceFunc(func() { close(stopWriters) })
+	defer close(stopWatchers)
+	defer stopWriting()
+	writers := make([]*crashWriter, crashWriters)
+	for i := range writers {
+		writers[i] = &crashWriter{id: i, socket: d.socket, random: rand.New(rand.NewPCG(seed, uint64(i+1))), sent: &sent, newest: &newest}
+		writing.Go(func() { writers[i].run(stopWriters) })
+	}
+	watchers := []*crashWatcher{
+		{name: "fast", socket: d.socket, target: &target},
+		{name: "slow", socket: d.socket, target: &target, slow: true, random: rand.New(rand.NewPCG(seed, 100))},
+	}
+	for _, w := range watchers {
+		watching.Go(func() { w.run(stopWatchers) })
+	}
+	cli := startCLIWatch(t, d)
+
+	for kill := range crashKills {
+		time.Sleep(time.Duration(random.IntN(150)) * time.Millisecond) // the random moment
+		before := newest.Load()
+		d.kill()
+		d = startHub(t, dir, state)
+		if now := d.revision(); now < before {
+			t.Fatalf("kill %d: revision %d after the restart, %d was acknowledged before", kill, now, before)
+		}
+	}
+	atLast := newest.Load()
+	eventually(t, "writes are acknowledged after the last restart", func() bool { return newest.Load() > atLast+100 })
+	stopWriting()
+	writing.Wait()
+	for _, w := range writers {
+		if w.err != nil {
+			t.Fatal(w.err)
+		}
+	}
+	// A last change that everybody can wait for.
+	w := d.dial()
+	w.put("end", "true")
+	target.Store(w.put("end", "1"))
+	w.put("end", "2") // completes the one before for those that look for the next
+	done := make(chan struct{})
+	go func() {
+		watching.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Fatalf("the watchers did not see revision %d within %v", target.Load(), patience)
+	}
+	all := d.history()
+	checkHistory(t, all)
+	checkAcks(t, writers, all)
+	checkList(t, d, all)
+	until := target.Load()
+	for _, w := range watchers {
+		if w.err != nil {
+			t.Fatal(w.err)
+		}
+		sameChanges(t, w.name+" watcher", w.got, all, until)
+		if w.breaks < crashKills/4 {
+			t.Errorf("%s watcher: %d breaks of its connection, want more of %d kills", w.name, w.breaks, crashKills)
+		}
+	}
+	sameChanges(t, "hubctl state watch", cli.until(until+1), all, until)
+	acks := 0
+	for _, w := range writers {
+		acks += len(w.acks)
+	}
+	t.Logf("%d kills, %d acknowledged changes of %d sent calls, revision %d", crashKills, acks, sent.Load(), until)
+}
+
+// checkHistory: revisions never go back, and each change names the one before it of its key.
+func checkHistory(t *testing.T, all []change) {
+	t.Helper()
+	last := map[string]uint64{}
+	previous := uint64(0)
+	for _, c := range all {
+		if c.Revision < previous {
+			t.Fatalf("%v follows revision %d", c, previous)
+		}
+		if c.Revision == last[c.Key] {
+			t.Fatalf("%v: the key has two changes of that revision", c)
+		}
+		if c.Previous != last[c.Key] {
+			t.Fatalf("%v: the change before was at %d", c, last[c.Key])
+		}
+		last[c.Key], previous = c.Revision, c.Revision
+	}
+}
+
+// checkAcks: what was acknowledged is there, under the revision that was told.
+func checkAcks(t *testing.T, writers []*crashWriter, all []change) {
+	t.Helper()
+	type place struct {
+		revision uint64
+		key      string
+	}
+	at := make(map[place]string, len(all))
+	owner := map[uint64]int{}
+	for _, c := range all {
+		at[place{c.Revision, c.Key}] = string(c.Value)
+	}
+	lost := 0
+	for _, w := range writers {
+		for _, a := range w.acks {
+			if got := at[place{a.revision, a.key}]; got != a.value {
+				if lost++; lost < 10 {
+					t.Errorf("acknowledged: %s=%s at revision %d; there is %q", a.key, a.value, a.revision, got)
+				}
+			}
+			if other, ok := owner[a.revision]; ok && other != w.id {
+				t.Errorf("revision %d was told to writers %d and %d", a.revision, other, w.id)
+			}
+			owner[a.revision] = w.id
+		}
+	}
+	if lost > 0 {
+		t.Errorf("%d acknowledged changes are lost", lost)
+	}
+}
+
+// checkList: the present values are what the changes lead to.
+func checkList(t *testing.T, d *daemon, all []change) {
+	t.Helper()
+	want := map[string]string{}
+	for _, c := range all {
+		want[c.Key] = fmt.Sprintf("%s at %d", c.Value, c.Revision)
+	}
+	w := d.dial()
+	var page struct{ Items []change }
+	if err := json.Unmarshal([]byte(w.result(w.call("l", "state.list", "{}"))), &page); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, it := range page.Items {
+		got[it.Key] = fmt.Sprintf("%s at %d", it.Value, it.Revision)
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("state.list: got %v, the changes lead to %v", got, want)
+	}
+}
+
+// sameChanges compares up to a revision.
+func sameChanges(t *testing.T, who string, got, want []change, until uint64) {
+	t.Helper()
+	cut := func(list []change) []change {
+		for i, c := range list {
+			if c.Revision > until {
+				return list[:i]
+			}
+		}
+		return list
+	}
+	got, want = cut(got), cut(want)
+	for i := range min(len(got), len(want)) {
+		if got[i].String() != want[i].String() {
+			t.Fatalf("%s: change %d is %v, want %v", who, i, got[i], want[i])
+		}
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%s saw %d changes, want %d", who, len(got), len(want))
+	}
+}
+
+// cliWatch is "hubctl state watch --from 0" in the background.
+type cliWatch struct {
+	t    *testing.T
+	mu   sync.Mutex
+	got  []change
+	talk *logBuffer
+}
+
+func startCLIWatch(t *testing.T, d *daemon) *cliWatch {
+	t.Helper()
+	c := &cliWatch{t: t, talk: new(logBuffer)}
+	cmd := exec.Command(filepath.Join(binDir, "hubctl"), "state", "watch", "--from", "0")
+	cmd.Env = append(cleanEnv(d.dir), "HUBD_SOCKET="+d.socket)
+	cmd.Stderr = c.talk
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		lines := bufio.NewReader(out)
+		for {
+			line, err := lines.ReadBytes('\n')
+			var e change
+			if err == nil {
+				err = json.Unmarshal(line, &e)
+			}
+			if err != nil {
+				if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrClosed) {
+					t.Errorf("hubctl state watch: line %q: %v", line, err)
+				}
+				return
+			}
+			c.mu.Lock()
+			if !e.isMark() {
+				c.got = append(c.got, e)
+			}
+			c.mu.Unlock()
+		}
+	})
+	t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		reading.Wait()
+		cmd.Wait()
+		if t.Failed() {
+			t.Logf("hubctl state watch said:\n%s", c.talk)
+		}
+	})
+	return c
+}
+
+// until waits for a revision and returns what came so far.
+func (c *cliWatch) until(revision uint64) []change {
+	c.t.Helper()
+	var got []change
+	eventually(c.t, fmt.Sprintf("hubctl state watch prints revision %d", revision), func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		got = c.got
+		return len(got) > 0 && got[len(got)-1].Revision >= revision
+	})
+	return got
+}
