@@ -20,6 +20,9 @@ type presence struct {
 	revision uint64 // of the last put
 }
 
+// firstPutLimit bounds the wait for the answer to the first put.
+const firstPutLimit = 10 * time.Second
+
 // leaveLimit bounds the deletion of the key at the end.
 const leaveLimit = 2 * time.Second
 
@@ -31,14 +34,17 @@ func (a *app) keepEphemeral(ctx context.Context, key string, params map[string]a
 		return err
 	}
 	p := &presence{app: a, client: c, key: key, params: params}
-	result, err := p.put(ctx, params)
+	// Not to be interrupted: the answer tells what to take away in the end.
+	first, cancel := context.WithTimeout(context.WithoutCancel(ctx), firstPutLimit)
+	result, err := p.put(first, params)
+	cancel()
 	if err != nil {
 		return stateError(err)
 	}
+	defer p.remove(ctx)
 	if err := a.printer(a.formatOr(formatJSONL)).print(result); err != nil {
 		return err
 	}
-	defer p.remove(ctx)
 	if a.errTTY {
 		a.talk("%s is there until Ctrl-C", key)
 	}
