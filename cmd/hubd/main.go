@@ -66,6 +66,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	// Under a memory limit the collector works harder from 80 % of it on.
 	// Where no limit can be found out, the default stays.
 	_, _ = memlimit.Set(memlimit.WithRatio(0.8))
+	tuneHeap()
 	ctx, reload, stop := signals()
 	defer stop()
 	o.Reload = reload
