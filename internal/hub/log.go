@@ -65,7 +65,13 @@ func (o callObserver) Done(c *rpc.Call, err *rpc.Error, took time.Duration) {
 		default:
 		}
 	}
-	if c.Slow() {
+	slow := c.Slow()
+	if !slow && c.ID() == 0 && took >= rpc.DefaultSlow && (c.Method == nil || c.Method.Slow >= 0) {
+		// It ran on the reader, where nothing can tell of it while it runs.
+		slow = true
+		o.h.metrics.seriesOf(c).slow.Inc()
+	}
+	if slow {
 		o.h.log.Warn("slow handler ended", callFields(c, err, zap.Duration("took", took))...)
 	}
 	if o.h.level.Enabled(zap.DebugLevel) {

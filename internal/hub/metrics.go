@@ -92,7 +92,7 @@ func newMetrics(version string, protocols []rpc.Protocol) *metrics {
 		"protocol", "method", "code")
 	m.duration = m.histograms("hubd_call_duration_seconds", "Time from the complete request to its answer.",
 		durationBuckets, "protocol", "method")
-	m.slow = m.counters("hubd_slow_handlers_total", "Calls that were still running when the slow threshold of their method had passed.", "method")
+	m.slow = m.counters("hubd_slow_handlers_total", "Calls that ran longer than the slow threshold of their method; counted when it passes.", "method")
 	m.late = m.counter("hubd_late_answers_total", "Answers of handlers whose call had already ended by deadline, cancel or disconnect.")
 	m.panics = m.counter("hubd_handler_panics_total", "Panics of handlers; their callers got the code internal.")
 	m.failedFrames = m.counters("hubd_failed_frames_total", "Frames that could not be understood, by reason.", "protocol", "reason")

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
 	"math"
@@ -173,7 +174,7 @@ func TestCallsAreCounted(t *testing.T) {
 func TestSlowHandler(t *testing.T) {
 	h := startHub(t, Options{Demo: true})
 	w := h.dial()
-	w.send(`{"action":"rpc_request","request_id":"s","method":"demo.sleep","params":[1.2]}` + "\n")
+	w.send(`{"action":"rpc_request","request_id":"s","method":"demo.sleep","params":[3]}` + "\n")
 	eventually(t, "the slow handler is told while it runs", func() bool { return h.logs.FilterMessage("slow handler").Len() == 1 })
 	if got := h.sample(`hubd_slow_handlers_total{method="demo.sleep"}`); got != "1" {
 		t.Errorf("slow handlers: %q, want 1", got)
@@ -312,4 +313,21 @@ This page is generated: ` + "`go test ./internal/hub -run TestMetricsPage -updat
 		fmt.Fprintf(&w, "| `%s` | %s | %s | %s |\n", i.Name, i.Type, labels, i.Help)
 	}
 	return w.Bytes()
+}
+
+// A method that promised to be quick and was not is told of at its end.
+func TestSlowInlineHandler(t *testing.T) {
+	h := newHub(Options{Log: zap.NewNop(), LogLevel: "info"})
+	h.table.MustAdd(rpc.Handle("demo.stuck", func(context.Context, struct{}) (struct{}, error) { return struct{}{}, nil }, rpc.In(rpc.Inline)))
+	observer := callObserver{h}
+	call := &rpc.Call{Method: h.table.Lookup("demo.stuck"), Protocol: rpc.Kollabor}
+	observer.Done(call, nil, rpc.DefaultSlow-time.Millisecond)
+	slow := h.metrics.slow.WithLabelValues("demo.stuck")
+	if got := testutil.ToFloat64(slow); got != 0 {
+		t.Errorf("a call in time counts as slow: %v", got)
+	}
+	observer.Done(call, nil, rpc.DefaultSlow)
+	if got := testutil.ToFloat64(slow); got != 1 {
+		t.Errorf("slow handlers: %v, want 1", got)
+	}
 }

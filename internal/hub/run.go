@@ -222,9 +222,9 @@ func (h *hub) shutdown(reason string) error {
 	h.notify(fmt.Sprintf("STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=%d", (h.opts.Limits.Drain + 3*closing).Microseconds()))
 	h.log.Info("stopping", zap.String("reason", rpc.CleanText(reason, 200)), zap.Int("in_flight", h.gate.InFlight()))
 
+	h.gate.Drain() // first: whoever finds the socket gone knows that no call starts any more
 	h.closeListeners()
 	h.accepting.Wait()
-	h.gate.Drain()
 	h.native.Goodbye(reason)
 	h.drain(h.opts.Limits.Drain)
 	h.stop(rpc.ErrShutdown)
