@@ -248,6 +248,7 @@ func TestStateSurvivesKills(t *testing.T) {
 		watching.Go(func() { w.run(stopWatchers) })
 	}
 	cli := startCLIWatch(t, d)
+	cli.until(1) // it comes back to a hub that it had reached once
 
 	for kill := range crashKills {
 		time.Sleep(time.Duration(random.IntN(150)) * time.Millisecond) // the random moment
