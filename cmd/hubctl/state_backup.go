@@ -49,7 +49,7 @@ func (a *app) backup(ctx context.Context, name string, force bool) error {
 			return err
 		}
 		w := bufio.NewWriterSize(a.out, 64<<10)
-		if _, err := a.writeBackup(ctx, c, w); err != nil {
+		if _, err := a.writeBackup(ctx, c, name, w); err != nil {
 			return err
 		}
 		return w.Flush()
@@ -68,7 +68,7 @@ func (a *app) backup(ctx context.Context, name string, force bool) error {
 	defer os.Remove(f.Name()) // gone already when all went well
 	defer f.Close()
 	w := bufio.NewWriterSize(f, 256<<10)
-	mark, err := a.writeBackup(ctx, c, w)
+	mark, err := a.writeBackup(ctx, c, name, w)
 	if err != nil {
 		return err
 	}
@@ -94,8 +94,8 @@ func (a *app) backup(ctx context.Context, name string, force bool) error {
 	return nil
 }
 
-// writeBackup writes the lines as they come and returns the last one.
-func (a *app) writeBackup(ctx context.Context, c *client.Client, w io.Writer) (mark backupMark, err error) {
+// writeBackup writes the lines as they come, to what has that name, and returns the last one.
+func (a *app) writeBackup(ctx context.Context, c *client.Client, name string, w io.Writer) (mark backupMark, err error) {
 	var bar *progress
 	for item, err := range c.Stream(ctx, "state.snapshot", nil) {
 		if err != nil {
@@ -117,7 +117,9 @@ func (a *app) writeBackup(ctx context.Context, c *client.Client, w io.Writer) (m
 		if _, err := w.Write(append(item, '\n')); err != nil {
 			return mark, err
 		}
-		bar.add(1)
+		if name != "-" || !a.outTTY { // the lines show it there
+			bar.add(1)
+		}
 	}
 	if mark.Type != "end" {
 		return mark, errors.New("the hub's backup is not complete")

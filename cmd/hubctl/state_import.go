@@ -85,7 +85,9 @@ func (a *app) export(ctx context.Context, prefix, as string) error {
 			return err
 		}
 		n++
-		bar.add(1)
+		if !a.outTTY { // the lines show it there
+			bar.add(1)
+		}
 	}
 	if as == asObject {
 		end := "\n}\n"
@@ -190,6 +192,7 @@ func (m *importing) run(ctx context.Context, name string) error {
 	if err := group.flush(ctx); err != nil {
 		return group.failed(err)
 	}
+	bar.end()
 	return m.app.printer(m.app.formatOr(formatJSONL)).printAny(map[string]any{
 		"keys": group.stored, "kept": group.kept, "revision": group.revision,
 	})
