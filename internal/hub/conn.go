@@ -104,7 +104,9 @@ func (c *conn) Write(p []byte) (int, error) {
 	}
 	began := time.Now()
 	k, err := c.push(p[n:])
-	c.hub.metrics.outboxBlocked.Add(time.Since(began).Seconds())
+	if c.protocolName() != protocolHTTP { // answers to plain requests pass no outbox
+		c.hub.metrics.outboxBlocked.Add(time.Since(began).Seconds())
+	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		c.hub.metrics.rejected(limitWriteStall)
 	}

@@ -39,6 +39,7 @@ func newWeb(h *hub) *web {
 		"/-/healthy": only(http.HandlerFunc(h.healthy), http.MethodGet, http.MethodHead),
 		"/-/ready":   only(http.HandlerFunc(h.readiness), http.MethodGet, http.MethodHead),
 		"/-/reload":  h.needs(rpc.ScopeAdmin, only(http.HandlerFunc(h.reloadByHTTP), http.MethodPost)),
+		capnwebPath:  h.onlySpoken(rpc.Capnweb, h.capnweb),
 	}
 	limits := h.opts.Limits
 	w.server = &http.Server{

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/rpc/capnweb"
 	"github.com/hubd-dev/hubd/internal/rpc/kollabor"
 	"github.com/hubd-dev/hubd/internal/session"
 	"github.com/hubd-dev/hubd/internal/statesvc"
@@ -39,9 +40,11 @@ type hub struct {
 	table     *rpc.Table
 	gate      *rpc.Gate
 	metrics   *metrics
-	open      *registry // of connections
-	protocols map[rpc.Protocol]handler
+	open      *registry                // of connections
+	spoken    []rpc.Protocol           // all of them
+	protocols map[rpc.Protocol]handler // those that need no HTTP
 	native    *kollabor.Server
+	capnweb   *capnweb.Server
 	sessions  *session.Registry
 	web       *web
 	agentID   string // tells hubs apart

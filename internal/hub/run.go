@@ -130,8 +130,8 @@ func newHub(o Options) *hub {
 	h.live.Store(&live{hosts: o.Hosts, origins: o.Origins})
 
 	h.protocols = map[rpc.Protocol]handler{rpc.Kollabor: h.serveKollabor}
-	spoken := slices.DeleteFunc(rpc.Protocols(), func(p rpc.Protocol) bool { return h.protocols[p] == nil })
-	h.metrics = newMetrics(h.version, spoken)
+	h.spoken = []rpc.Protocol{rpc.Kollabor, rpc.Capnweb}
+	h.metrics = newMetrics(h.version, h.spoken)
 	h.metrics.collectPresent(h)
 	h.open = newRegistry(o.Limits)
 	h.gate = &rpc.Gate{
@@ -140,6 +140,7 @@ func newHub(o Options) *hub {
 	h.table.Added = h.metrics.added
 	h.sessions = h.newSessions()
 	h.native = h.newKollabor()
+	h.capnweb = h.newCapnweb()
 	h.web = newWeb(h)
 	return h
 }
@@ -227,6 +228,7 @@ func (h *hub) shutdown(reason string) error {
 	h.accepting.Wait()
 	h.native.Goodbye(reason)
 	h.drain(h.opts.Limits.Drain)
+	h.closeCapnweb()
 	h.stop(rpc.ErrShutdown)
 	left := h.open.close()
 	h.closeConnections(func(c *conn) bool { return c.protocolName() == "" }) // nothing was said, nothing is owed
@@ -243,6 +245,13 @@ func (h *hub) shutdown(reason string) error {
 	h.log.Info("stopped", zap.Duration("uptime", time.Since(h.started)))
 	h.log.Sync()
 	return nil
+}
+
+// closeCapnweb ends the sessions that the HTTP server has handed over.
+func (h *hub) closeCapnweb() {
+	ctx, cancel := context.WithTimeout(context.Background(), closing)
+	defer cancel()
+	h.capnweb.Close(ctx)
 }
 
 // drain waits until no call runs that ends by itself, but no longer than limit.

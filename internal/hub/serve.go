@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"slices"
 
 	"go.uber.org/zap"
 
@@ -100,11 +99,9 @@ func (h *hub) hand(c *conn, p rpc.Protocol) {
 
 // protocolNames lists the protocols that are spoken, for hub.info.
 func (h *hub) protocolNames() []string {
-	names := []string{}
-	for _, p := range rpc.Protocols() {
-		if h.protocols[p] != nil {
-			names = append(names, string(p))
-		}
+	names := make([]string, len(h.spoken))
+	for i, p := range h.spoken {
+		names[i] = string(p)
 	}
-	return slices.Clip(names)
+	return names
 }

@@ -145,3 +145,10 @@ var (
 	errUnclosed = &rpc.Error{Code: rpc.CodeHandler, Message: "WritableStream RPC stub was disposed without calling close()"}
 	errLocked   = &rpc.Error{Code: rpc.CodeInvalidParams, Message: "the stream has a reader already", Ran: rpc.RanNo}
 )
+
+// IsProtocolError reports whether a session ended because of err: a message of
+// the peer that broke the protocol or a limit of it.
+func IsProtocolError(err error) bool {
+	_, ok := errors.AsType[*protocolError](err)
+	return ok
+}

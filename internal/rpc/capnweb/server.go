@@ -27,7 +27,7 @@ type Observer interface {
 	MessageIn(bytes int)
 	MessageOut(bytes int)
 	// SessionOpened and SessionEnded come once per WebSocket session; err is
-	// nil after a regular end.
+	// nil after a regular end. See IsProtocolError.
 	SessionOpened(s *Session)
 	SessionEnded(s *Session, err error)
 }
@@ -156,6 +156,9 @@ func (sv *Server) session(w http.ResponseWriter, r *http.Request, a Admission) {
 		o.SessionOpened(s)
 	}
 	err = sock.run(ws, s, sv.conf.Drain)
+	if e := s.fault(); e != nil {
+		err = e
+	}
 	sv.mu.Lock()
 	delete(sv.sessions, sock)
 	sv.mu.Unlock()

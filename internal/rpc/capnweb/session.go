@@ -60,7 +60,8 @@ type Session struct {
 
 	observer Observer // may be nil
 
-	mu      sync.Mutex // see the package comment
+	mu      sync.Mutex     // see the package comment
+	broken  *protocolError // why this side aborted; nil when it did not
 	exports map[int64]*export
 	imports map[int64]*imported
 	lastIn  int64 // id of the last result that the peer asked for
@@ -438,12 +439,23 @@ func (s *Session) Abort(name, message string) {
 		s.mu.Unlock()
 		return
 	}
+	s.broken = &protocolError{name, message}
 	e := encoder{s: s, out: []byte(`["abort",`)}
 	e.errorForm(name, message, nil)
 	e.out = append(e.out, ']')
 	s.mu.Unlock()
 	s.End(&rpc.Error{Code: rpc.CodeUnavailable, Message: "the session was aborted: " + message})
 	s.wire.abort(e.out, cut(message, 123))
+}
+
+// fault returns why this side aborted the session, nil when it did not.
+func (s *Session) fault() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken == nil {
+		return nil
+	}
+	return s.broken
 }
 
 // aborted handles the peer's abort.
