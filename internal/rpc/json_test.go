@@ -124,7 +124,7 @@ func TestAppendJSONForms(t *testing.T) {
 		{parse(t, "[NaN,\n\"é\"]"), Form{NonFinite: true, ASCII: true}, `[NaN, "\u00e9"]`},
 		{parse(t, `{"é":"😀 \"\\"}`), Form{ASCII: true}, `{"\u00e9":"\ud83d\ude00 \"\\"}`},
 		{TreeValue(math.NaN()), Form{}, `null`},
-		{TreeValue([]any{math.Inf(-1), 0.1, 1.0, 1e16, 1e-7, -0.0, 100000.0}), Form{NonFinite: true}, `[-Infinity,0.1,1.0,1e+16,1e-07,0.0,100000.0]`},
+		{TreeValue([]any{math.Inf(-1), 0.1, 1.0, 1e16, 1e-7, math.Copysign(0, -1), 100000.0}), Form{NonFinite: true}, `[-Infinity,0.1,1.0,1e+16,1e-07,-0.0,100000.0]`},
 		{TreeValue([]any{Undefined{}, Value{}, nil}), Form{}, `[null,null,null]`},
 		{TreeValue(&Map{Items: []Item{{"a", Undefined{}}, {"b", Value{}}, {"c", int64(1)}}}), Form{}, `{"c":1}`},
 		{TreeValue(&Map{Items: []Item{{nil, true}, {int64(1), 1}, {2.5, 2}, {Bytes{Data: []byte("x")}, 3}, {true, 4}}}), Form{}, `{"null":true,"1":1,"2.5":2,"eA==":3,"true":4}`},

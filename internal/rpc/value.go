@@ -73,8 +73,9 @@ func (m *Map) Set(key, value any) { m.Items = append(m.Items, Item{key, value}) 
 var (
 	// Null is the JSON value null.
 	Null = Value{raw: []byte("null")}
-	// True and False are the JSON booleans.
-	True  = Value{raw: []byte("true")}
+	// True is the JSON boolean true.
+	True = Value{raw: []byte("true")}
+	// False is the JSON boolean false.
 	False = Value{raw: []byte("false")}
 )
 

@@ -383,9 +383,13 @@ func TestJoinUnderConcurrency(t *testing.T) {
 		ring := []int{0, 1, 7, 200, 3000}[round%5]
 		s := open(t, Options{QueueEvents: 64}, ring)
 		const publishers, each = 4, 2000
-		var work, readers sync.WaitGroup
+		var work, readers, joined sync.WaitGroup
+		if ring == 0 {
+			joined.Add(24) // without a replay, who joins at the very end sees nothing
+		}
 		for p := range publishers {
 			work.Go(func() {
+				joined.Wait()
 				v := rpc.RawString(fmt.Sprintf(`{"type":"output","by":%d}`, p))
 				for range each {
 					if _, err := s.Publish(v); err != nil {
@@ -400,8 +404,14 @@ func TestJoinUnderConcurrency(t *testing.T) {
 			readers.Go(func() {
 				c := checker{fresh: true}
 				opts := FollowOptions{}
+				first := sync.OnceFunc(func() {
+					if ring == 0 {
+						joined.Done()
+					}
+				})
 				for {
 					f, err := s.Follow(opts)
+					first()
 					if errors.Is(err, errClosed) {
 						return // closed while it was away
 					}

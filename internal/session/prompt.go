@@ -74,10 +74,6 @@ func (s *Session) dropPromptLocked(toolID string) *openPrompt {
 	return p
 }
 
-func (s *Session) openPromptLocked(seq uint64) bool {
-	return slices.ContainsFunc(s.prompts, func(p *openPrompt) bool { return p.event.Seq == seq })
-}
-
 // expire denies a prompt that nobody has answered in time.
 func (s *Session) expire(p *openPrompt) {
 	s.mu.Lock()

@@ -36,12 +36,11 @@ type journal struct {
 	salt uint32
 
 	// committer only
-	w       *wal.WAL // nil: must be opened again
-	index   uint64   // of the last record that is known to be good
-	rev     uint64   // of the last commit in it
-	buf     []byte
-	since   int64 // bytes appended since the last snapshot
-	largest int   // of the records since buf was last let go
+	w     *wal.WAL // nil: must be opened again
+	index uint64   // of the last record that is known to be good
+	rev   uint64   // of the last commit in it
+	buf   []byte
+	since int64 // bytes appended since the last snapshot
 
 	mu      sync.Mutex // guards the fields below
 	failure error      // why writes are refused, nil: they are not

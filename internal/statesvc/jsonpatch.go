@@ -216,11 +216,11 @@ func (d *document) do(p *patchStep) error {
 		_, err := d.remove(p.path)
 		return err
 	case "move":
-		x, err := d.find(p.from)
-		if err != nil || slices.Equal(p.from, p.path) {
+		if _, err := d.find(p.from); err != nil || slices.Equal(p.from, p.path) {
 			return err
 		}
-		if x, err = d.remove(p.from); err != nil {
+		x, err := d.remove(p.from)
+		if err != nil {
 			return err
 		}
 		return d.put(p.path, x, true)

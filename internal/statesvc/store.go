@@ -163,7 +163,7 @@ type Tx struct {
 	Else []Op
 }
 
-// Put, Delete and the like are made of one Op; OneOp wraps it.
+// OneOp wraps a single Op, such as a put or a delete, as a transaction.
 func OneOp(op Op) *Tx { return &Tx{Then: []Op{op}} }
 
 // OpResult is the outcome of one Op.

@@ -99,12 +99,6 @@ func (e *evaluator) url() (any, bool, error) {
 	return URL(text), true, nil
 }
 
-// standardErrors are the classes that keep their name on the way through JavaScript.
-var standardErrors = map[string]bool{
-	"Error": true, "EvalError": true, "RangeError": true, "ReferenceError": true, "SyntaxError": true,
-	"TypeError": true, "URIError": true, "AggregateError": true,
-}
-
 func (e *evaluator) error() (any, bool, error) {
 	name, ok := e.operand()
 	if !ok {
