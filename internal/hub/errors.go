@@ -41,20 +41,6 @@ type RunningError struct {
 
 func (e *RunningError) Error() string { return fmt.Sprintf("already running: %s: %s", e.Path, e.Why) }
 
-// DamagedError says that the state cannot be read: it is damaged or of a newer
-// format. Nothing was changed.
-type DamagedError struct {
-	File   string
-	Offset int64
-	Err    error
-}
-
-func (e *DamagedError) Error() string {
-	return fmt.Sprintf("state is damaged or of a newer format: %s at offset %d: %v", e.File, e.Offset, e.Err)
-}
-
-func (e *DamagedError) Unwrap() error { return e.Err }
-
 // StateError says that the state folder cannot be used.
 type StateError struct {
 	Dir string
@@ -75,9 +61,6 @@ func ExitCode(err error) int {
 	}
 	if _, ok := errors.AsType[*RunningError](err); ok {
 		return ExitRunning
-	}
-	if _, ok := errors.AsType[*DamagedError](err); ok {
-		return ExitDamaged
 	}
 	if _, ok := errors.AsType[*StateError](err); ok {
 		return ExitState

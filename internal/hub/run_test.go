@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/statesvc"
 )
 
 func TestExitCodes(t *testing.T) {
@@ -27,14 +28,14 @@ func TestExitCodes(t *testing.T) {
 		{errors.New("any"), ExitFailure},
 		{&ConfigError{[]error{errors.New("x")}}, ExitUsage},
 		{fmt.Errorf("wrapped: %w", &RunningError{Path: "/s"}), ExitRunning},
-		{&DamagedError{File: "f", Offset: 3, Err: errors.New("x")}, ExitDamaged},
+		{&statesvc.DamagedError{File: "f", Offset: 3, Reason: "x"}, ExitDamaged},
 		{&StateError{Dir: "/d", Err: os.ErrPermission}, ExitState},
 	} {
 		if got := ExitCode(c.err); got != c.want {
 			t.Errorf("%v: %d, want %d", c.err, got, c.want)
 		}
 	}
-	if e := (&DamagedError{File: "wal", Offset: 77, Err: errors.New("x")}).Error(); !strings.Contains(e, "wal") || !strings.Contains(e, "77") {
+	if e := (&statesvc.DamagedError{File: "wal", Offset: 77, Reason: "x"}).Error(); !strings.Contains(e, "wal") || !strings.Contains(e, "77") {
 		t.Errorf("damage is told as %q, want file and offset", e)
 	}
 }
