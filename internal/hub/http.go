@@ -21,7 +21,7 @@ type web struct {
 	server *http.Server
 	conns  *handoff
 	routes map[string]http.Handler
-	other  http.Handler // paths that no route claims; nil for 404
+	other  http.Handler // paths that no route claims: see otherPaths; nil for 404
 }
 
 type connKey struct{}
@@ -41,6 +41,7 @@ func newWeb(h *hub) *web {
 		"/-/reload":  h.needs(rpc.ScopeAdmin, only(http.HandlerFunc(h.reloadByHTTP), http.MethodPost)),
 		capnwebPath:  h.onlySpoken(rpc.Capnweb, h.capnweb),
 	}
+	w.other = h.newOtherPaths()
 	limits := h.opts.Limits
 	w.server = &http.Server{
 		Handler:           h.guard(http.HandlerFunc(w.route)),
