@@ -177,6 +177,7 @@ var configKeys = []configKey{
 	number("http_head_bytes", "bytes of the head of a request", func(l *Limits) *int { return &l.HTTPHeadBytes }),
 	span("http_idle", "time between two requests of a connection", func(l *Limits) *time.Duration { return &l.HTTPIdle }),
 	span("write_stall", "time in which a peer must take something", func(l *Limits) *time.Duration { return &l.WriteStall }),
+	number("session_memory", "bytes of the events that all sessions together keep", func(l *Limits) *int { return &l.SessionMemory }),
 	span("drain", "time that running calls have at shutdown", func(l *Limits) *time.Duration { return &l.Drain }),
 }
 

@@ -38,6 +38,7 @@ type metrics struct {
 	followers     prometheus.Gauge
 	events        prometheus.Counter
 	eventBytes    prometheus.Counter
+	evicted       prometheus.Counter
 	inputs        prometheus.Counter
 	prompts       *prometheus.CounterVec
 	messages      *prometheus.CounterVec
@@ -107,6 +108,7 @@ func newMetrics(version string, protocols []rpc.Protocol) *metrics {
 	m.followers = m.gauge("hubd_session_followers", "Followers of sessions, in any protocol.")
 	m.events = m.counter("hubd_session_events_total", "Events that were published in sessions.")
 	m.eventBytes = m.counter("hubd_session_event_bytes_total", "Bytes of the events that were published in sessions.")
+	m.evicted = m.counter("hubd_session_evicted_events_total", "Events that sessions lost early because all sessions together kept too many bytes.")
 	m.inputs = m.counter("hubd_session_inputs_total", "Inputs of followers that were taken.")
 	m.prompts = m.counters("hubd_session_prompts_total", "Permission prompts that ended, by outcome.", "outcome")
 	m.messages = m.counters("hubd_session_messages_total", "Messages that sessions got, by result.", "result")

@@ -9,8 +9,8 @@ import (
 // present collects what is true at the moment of a scrape: it is counted then
 // and nowhere else, so that it cannot drift and costs a call nothing.
 type present struct {
-	hub                                     *hub
-	inFlight, connections, outbox, sessions *prometheus.Desc
+	hub                                           *hub
+	inFlight, connections, outbox, sessions, kept *prometheus.Desc
 }
 
 // collectPresent registers the gauges that are read from h.
@@ -25,6 +25,7 @@ func (m *metrics) collectPresent(h *hub) {
 		connections: desc("hubd_connections", "Open connections; protocol is none until the first bytes tell.", "protocol", "transport"),
 		outbox:      desc("hubd_outbox_bytes", "Bytes that wait to be taken by peers."),
 		sessions:    desc("hubd_sessions", "Open sessions."),
+		kept:        desc("hubd_session_memory_bytes", "Bytes of the events that sessions keep for replay and for followers that lag."),
 	})
 }
 
@@ -34,6 +35,7 @@ func (p *present) Describe(ch chan<- *prometheus.Desc) {
 	ch <- p.connections
 	ch <- p.outbox
 	ch <- p.sessions
+	ch <- p.kept
 }
 
 // Collect counts.
@@ -78,4 +80,5 @@ func (p *present) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(p.outbox, outbox)
 	gauge(p.sessions, p.hub.sessionCount())
+	gauge(p.kept, int(p.hub.sessions.Kept()))
 }

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/session"
 )
 
 // Options is what a hub is started with. The zero value is a hub on the
@@ -88,6 +89,7 @@ type Limits struct {
 	HTTPIdle                   time.Duration // between two requests
 	WriteStall                 time.Duration // without the peer taking anything
 	Drain                      time.Duration // for running calls at shutdown
+	SessionMemory              int           // bytes of the events that all sessions keep
 }
 
 // Defaults of the limits.
@@ -120,6 +122,7 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.HTTPIdle, DefaultHTTPIdle)
 	fill(&l.WriteStall, DefaultWriteStall)
 	fill(&l.Drain, DefaultDrain)
+	fill(&l.SessionMemory, session.DefaultMemory)
 	return l
 }
 

@@ -20,6 +20,7 @@ import (
 func (h *hub) newSessions() *session.Registry {
 	return session.New(session.Options{
 		Default:  h.defaultSession(),
+		Memory:   h.opts.Limits.SessionMemory,
 		Observer: sessionObserver{h},
 		OnOpen: func(s *session.Session) error {
 			if err := h.openSessionSocket(s); err != nil {
@@ -187,6 +188,11 @@ func (o sessionObserver) Left(*session.Session, *session.Follower) { o.h.metrics
 
 func (o sessionObserver) Dropped(_ *session.Session, f *session.Follower, n uint64) {
 	o.h.metrics.drops.WithLabelValues(string(f.Info().Protocol), dropEvents).Add(float64(n))
+}
+
+func (o sessionObserver) Evicted(s *session.Session, n int) {
+	o.h.metrics.evicted.Add(float64(n))
+	o.h.log.Debug("session lost its oldest events: all sessions together keep too much", zap.String("session", s.Name()), zap.Int("events", n))
 }
 
 func (o sessionObserver) Input(*session.Session) { o.h.metrics.inputs.Inc() }

@@ -198,6 +198,15 @@ func gapEvent(dropped, seq uint64) Event {
 	return e
 }
 
+// restartEvent tells a follower that the numbers began anew after it had seen
+// the session: it is a gap of unknown size.
+func restartEvent(seq uint64, epoch string) Event {
+	text := strconv.AppendUint([]byte(`{"type":"gap","dropped":0,"seq":`), seq, 10)
+	text = append(text, `,"restarted":true,"epoch":`...)
+	text = append(rpc.AppendString(text, epoch, false), '}')
+	return Event{Seq: seq, Type: "gap", JSON: text, traits: rpc.Traits{Depth: 1}, kind: transient}
+}
+
 // appendEpoch appends t as seconds since 1970 with microseconds: the wire's "float epoch".
 func appendEpoch(dst []byte, t time.Time) []byte {
 	micro := t.UnixMicro()

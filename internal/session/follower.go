@@ -25,6 +25,10 @@ type FollowOptions struct {
 	// gets what came after it, and a gap event for what is no longer there. nil:
 	// it gets the whole ring.
 	SinceSeq *uint64
+	// Epoch is the life of the session that SinceSeq counts in; "" for the
+	// present one. Of another it means nothing: the follower is told that the
+	// session began anew, and gets the whole ring.
+	Epoch string
 
 	Peer     *rpc.Peer // may be nil
 	Protocol rpc.Protocol
@@ -89,7 +93,7 @@ func (s *Session) Follow(opts FollowOptions) (*Follower, error) {
 	switch {
 	case opts.SinceSeq == nil:
 		f.fresh = true
-	case *opts.SinceSeq > s.seq && s.seq > 0:
+	case !s.knownAs(opts.Epoch), opts.Epoch == "" && *opts.SinceSeq > s.seq && s.seq > 0:
 		f.fresh, f.restarted = true, true
 	default:
 		f.cursor, f.quiet = *opts.SinceSeq, *opts.SinceSeq
@@ -216,7 +220,7 @@ func (f *Follower) nextLocked() (Event, bool) {
 	s := f.s
 	if f.restarted {
 		f.restarted = false
-		return gapEvent(0, f.cursor), true
+		return restartEvent(f.cursor, s.epoch), true
 	}
 	if f.cursor < f.join {
 		if e, ok := f.replayLocked(); ok {

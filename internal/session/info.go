@@ -16,6 +16,7 @@ type Info struct {
 	Owner     *OwnerInfo
 	Followers []FollowerInfo // oldest first
 	Seq       uint64
+	Epoch     string // see Life
 	Last      LastEvent
 	Uptime    time.Duration
 	Opened    time.Time
@@ -54,7 +55,7 @@ func (s *Session) Info() Info {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := Info{
-		Session: s.name, Title: s.title, Meta: s.meta, Seq: s.seq,
+		Session: s.name, Title: s.title, Meta: s.meta, Seq: s.seq, Epoch: s.epoch,
 		Last:   LastEvent{s.seq, s.lastType, s.lastAt},
 		Uptime: time.Since(s.opened), Opened: s.opened,
 		Prompts: len(s.prompts), Retained: s.ring.n,
@@ -103,6 +104,7 @@ func (i Info) Value() rpc.Value {
 	}
 	m.Set("followers", followers)
 	m.Set("seq", i.Seq)
+	m.Set("epoch", i.Epoch)
 	if i.Last.Type == "" {
 		m.Set("last_event", nil)
 	} else {

@@ -56,6 +56,11 @@ func (s *Session) save(out *bufio.Writer) error {
 	head.Set("ring", int64(s.ring.maxEvents))
 	head.Set("floor", s.ring.floor)
 	head.Set("seq", s.seq)
+	head.Set("epoch", s.epoch)
+	if s.producer != "" {
+		head.Set("producer", s.producer)
+		head.Set("taken", s.taken)
+	}
 	head.Set("permanent", s.permanent)
 	head.Set("events", int64(len(events)))
 	s.mu.Unlock()
@@ -172,6 +177,12 @@ func memoryOf(head rpc.Value) (*memory, error) {
 	}
 	n := int(ring)
 	m.opts.Ring, m.events, m.floor, m.seq, m.last = &n, int(events), floor, seq, floor
+	m.opts.Epoch = textMember(head, "epoch")
+	if m.opts.Producer = textMember(head, "producer"); m.opts.Producer != "" {
+		if m.opts.Taken, err = number("taken", 1<<53); err != nil {
+			return nil, err
+		}
+	}
 	if v, ok := head.Member("permanent"); ok {
 		if m.opts.Permanent, err = v.AsBool(); err != nil {
 			return nil, fmt.Errorf("permanent: %w", err)
@@ -220,7 +231,7 @@ func (s *Session) remember(m *memory) {
 	if s.closed || s.seq != 0 {
 		return
 	}
-	s.continueLocked(m.seq)
+	s.continueLocked(m.seq, m.opts.Epoch)
 	s.ring.floor = m.floor
 	for _, e := range m.ring {
 		s.ring.add(e)

@@ -55,6 +55,10 @@ type openParams struct {
 	Meta  rpc.Value `rpc:"meta,optional" doc:"any JSON, shown by session.info"`
 	Ring  *int      `rpc:"ring" doc:"how many events are replayed; 200 for a new session"`
 	Seq   *uint64   `rpc:"seq,unlisted" doc:"number of the last event that the producer knows of: a session without events goes on from there"`
+	Epoch *string   `rpc:"epoch,unlisted" doc:"the life of the session that seq counts in"`
+
+	Producer *string `rpc:"producer,unlisted" doc:"a secret name of the producer, which numbers its events"`
+	Taken    *uint64 `rpc:"taken,unlisted" doc:"the producer's number of the event after which it goes on"`
 }
 
 func (r *Registry) open(ctx context.Context, in openParams) (rpc.Value, error) {
@@ -65,6 +69,15 @@ func (r *Registry) open(ctx context.Context, in openParams) (rpc.Value, error) {
 	if in.Seq != nil {
 		opts.Seq = *in.Seq
 	}
+	if in.Epoch != nil {
+		opts.Epoch = *in.Epoch
+	}
+	if in.Producer != nil {
+		opts.Producer = *in.Producer
+	}
+	if in.Taken != nil {
+		opts.Taken = *in.Taken
+	}
 	if c := rpc.From(ctx); c != nil {
 		opts.Owner, opts.Peer, opts.Protocol = c.Link(), c.Peer, c.Protocol
 	}
@@ -72,7 +85,16 @@ func (r *Registry) open(ctx context.Context, in openParams) (rpc.Value, error) {
 	if err != nil {
 		return rpc.Value{}, err
 	}
-	return rpc.RawString(fmt.Sprintf(`{"session":%q,"seq":%d}`, s.Name(), s.Seq())), nil
+	life := s.Life()
+	if opts.Producer == "" {
+		return rpc.RawString(fmt.Sprintf(`{"session":%q,"seq":%d}`, s.Name(), life.Seq)), nil
+	}
+	m := &rpc.Map{}
+	m.Set("session", s.Name())
+	m.Set("seq", life.Seq)
+	m.Set("epoch", life.Epoch)
+	m.Set("taken", life.Taken)
+	return rpc.TreeValue(m), nil
 }
 
 func (r *Registry) closeSession(ctx context.Context, in named) (rpc.Value, error) {
@@ -106,6 +128,8 @@ type publishParams struct {
 	Session string      `rpc:"session" doc:"name of the session"`
 	Event   rpc.Value   `rpc:"event,optional" doc:"an object with a string type; ts is added when absent, seq is set by the session"`
 	Events  *rpc.Reader `rpc:"events,optional,unlisted" doc:"a stream of events, in the place of one"`
+	N       *uint64     `rpc:"n,unlisted" doc:"the producer's own number of the event: one that was taken before is left out"`
+	Seq     *uint64     `rpc:"seq,unlisted" doc:"with n: the number that the session gave the event before the hub lost its memory"`
 }
 
 // publishMethod has two ways: one event is published on the reader, so that the
@@ -143,6 +167,9 @@ func (r *Registry) publish(ctx context.Context, in publishParams) (rpc.Value, er
 		if in.Event.IsUndefined() {
 			return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "session.publish misses its argument %q", "event")
 		}
+		if in.N != nil {
+			return s.publishNumbered(ctx, in)
+		}
 		if _, err := s.Publish(in.Event); err != nil {
 			return rpc.Value{}, err
 		}
@@ -158,6 +185,24 @@ func (r *Registry) publish(ctx context.Context, in publishParams) (rpc.Value, er
 		}
 	}
 	return ok, nil
+}
+
+func (s *Session) publishNumbered(ctx context.Context, in publishParams) (rpc.Value, error) {
+	by := Numbered{N: *in.N}
+	if in.Seq != nil {
+		by.Seq = *in.Seq
+	}
+	if c := rpc.From(ctx); c != nil {
+		by.Link = c.Link()
+	}
+	seq, err := s.PublishNumbered(in.Event, by)
+	switch {
+	case err != nil:
+		return rpc.Value{}, err
+	case seq == 0:
+		return ok, nil
+	}
+	return rpc.RawString(`{"ok":true,"seq":` + strconv.FormatUint(seq, 10) + `}`), nil
 }
 
 func (r *Registry) list(context.Context, struct{}) (rpc.Value, error) {
@@ -214,6 +259,7 @@ type followParams struct {
 	Since    *uint64 `rpc:"since_seq" doc:"number of the last event seen; without it all retained events are replayed"`
 	Mode     string  `rpc:"mode" default:"\"readonly\"" doc:"readonly or interactive"`
 	ClientID string  `rpc:"client_id,optional,unlisted" doc:"what the follower calls itself"`
+	Epoch    string  `rpc:"epoch,optional,unlisted" doc:"the life of the session that since_seq counts in, as session.info told it"`
 }
 
 func (r *Registry) follow(ctx context.Context, in followParams, send func(rpc.Value) error) error {
@@ -221,7 +267,7 @@ func (r *Registry) follow(ctx context.Context, in followParams, send func(rpc.Va
 	if err != nil {
 		return err
 	}
-	opts := FollowOptions{ClientID: in.ClientID, Mode: in.Mode, SinceSeq: in.Since}
+	opts := FollowOptions{ClientID: in.ClientID, Mode: in.Mode, SinceSeq: in.Since, Epoch: in.Epoch}
 	if in.Mode != ReadOnly && in.Mode != Interactive {
 		return rpc.Errorf(rpc.CodeInvalidParams, "mode is readonly or interactive")
 	}

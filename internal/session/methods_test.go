@@ -137,13 +137,13 @@ func hubLike(t *testing.T, opts Options) (*Registry, *rpc.Table) {
 func TestMethodTable(t *testing.T) {
 	_, table := hubLike(t, Options{})
 	for name, want := range map[string]string{
-		"session.open":       "provide (name string!, title string, meta any, ring integer?, seq integer? unlisted)",
-		"session.publish":    "call (session string!, event any, events any... unlisted)",
+		"session.open":       "provide (name string!, title string, meta any, ring integer?, seq integer? unlisted, epoch string? unlisted, producer string? unlisted, taken integer? unlisted)",
+		"session.publish":    "call (session string!, event any, events any... unlisted, n integer? unlisted, seq integer? unlisted)",
 		"session.close":      "provide (session string!)",
 		"session.list":       "read ()",
 		"session.info":       "read (session string!)",
 		"session.history":    "read (session string!, after_seq integer, limit integer)",
-		"session.follow":     "read (session string!, since_seq integer?, mode string, client_id string unlisted) endless",
+		"session.follow":     "read (session string!, since_seq integer?, mode string, client_id string unlisted, epoch string unlisted) endless",
 		"session.send":       "call (session string!, text any!, client_id string unlisted)",
 		"session.resize":     "call (session string!, cols integer!, rows integer!)",
 		"session.input":      "provide (session string!) endless",

@@ -13,6 +13,9 @@ type Observer interface {
 	Left(s *Session, f *Follower)
 	// Dropped comes when a slow follower has lost n events.
 	Dropped(s *Session, f *Follower, n uint64)
+	// Evicted comes when a session has lost n of the events that it kept,
+	// because all sessions together kept too much.
+	Evicted(s *Session, n int)
 	// Input comes for each input of a follower that was taken.
 	Input(s *Session)
 	// Prompt comes when a permission prompt ends: PromptAnswered,
@@ -38,6 +41,7 @@ func (nobody) Published(*Session, int)             {}
 func (nobody) Followed(*Session, *Follower)        {}
 func (nobody) Left(*Session, *Follower)            {}
 func (nobody) Dropped(*Session, *Follower, uint64) {}
+func (nobody) Evicted(*Session, int)               {}
 func (nobody) Input(*Session)                      {}
 func (nobody) Prompt(*Session, string)             {}
 func (nobody) Message(*Session, bool)              {}

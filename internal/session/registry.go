@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
@@ -19,6 +20,7 @@ const (
 	DefaultQueueBytes    = 4 << 20
 	DefaultMaxSessions   = 1024
 	DefaultMaxFollowers  = 16384
+	DefaultMemory        = 256 << 20
 	DefaultLinger        = 5 * time.Minute
 	DefaultPromptTimeout = 300 * time.Second
 
@@ -47,6 +49,10 @@ type Options struct {
 	// QueueEvents and QueueBytes bound how far a follower may lag behind.
 	QueueEvents int
 	QueueBytes  int
+
+	// Memory bounds the bytes of the events that all sessions together keep.
+	// Beyond it the session that keeps most loses its oldest.
+	Memory int
 
 	MaxSessions  int
 	MaxFollowers int // of one session
@@ -79,6 +85,7 @@ func (o Options) withDefaults() Options {
 	orInt(&o.RingBytes, DefaultRingBytes)
 	orInt(&o.QueueEvents, DefaultQueueEvents)
 	orInt(&o.QueueBytes, DefaultQueueBytes)
+	orInt(&o.Memory, DefaultMemory)
 	orInt(&o.MaxSessions, DefaultMaxSessions)
 	orInt(&o.MaxFollowers, DefaultMaxFollowers)
 	orTime(&o.Linger, DefaultLinger)
@@ -99,6 +106,9 @@ func (o Options) withDefaults() Options {
 // any goroutine.
 type Registry struct {
 	opts Options
+
+	kept      atomic.Int64 // bytes of the events that all sessions keep
+	balancing atomic.Bool  // somebody frees memory
 
 	life sync.Mutex // held while a session opens or closes, callbacks included
 
@@ -182,6 +192,15 @@ type OpenOptions struct {
 	// without events goes on from there, so that a hub that lost its memory does
 	// not lose the count.
 	Seq uint64
+	// Epoch is the life of the session that Seq counts in, as the producer knows
+	// it; "" for a new one.
+	Epoch string
+	// Producer is a name that nobody else knows, of a producer that numbers its
+	// events (PublishNumbered); "" for one that does not. It takes its session
+	// over from a connection of its own that the hub still thinks alive. Taken is
+	// the number after which it goes on.
+	Producer string
+	Taken    uint64
 
 	// Owner is the connection of the producer: it receives the input, and the
 	// session ends Linger after it is gone. nil: the hub itself opens it.
@@ -208,6 +227,9 @@ func (r *Registry) Open(name string, opts OpenOptions) (*Session, error) {
 	}
 	if raw, err := opts.Meta.JSON(); err != nil || len(raw)+len(opts.Title) > MaxMeta {
 		return nil, rpc.Errorf(rpc.CodeInvalidParams, "title and meta are JSON of at most %d bytes", MaxMeta)
+	}
+	if len(opts.Producer) > maxLifeText || len(opts.Epoch) > maxLifeText {
+		return nil, rpc.Errorf(rpc.CodeInvalidParams, "producer and epoch have at most %d bytes", maxLifeText)
 	}
 	opts.Meta = opts.Meta.Own()
 	r.life.Lock()

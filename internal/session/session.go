@@ -20,6 +20,10 @@ type Session struct {
 	meta   rpc.Value
 	closed bool
 
+	epoch    string // tells this life of the name from others
+	producer string // who numbers its events, "" for nobody; see life.go
+	taken    uint64 // its number of the latest event that was taken from it
+
 	seq      uint64 // of the latest event
 	lastType string // of the latest event
 	lastAt   time.Time
@@ -64,13 +68,16 @@ func newSession(r *Registry, name string, opts OpenOptions) *Session {
 		opened:    time.Now(),
 		title:     opts.Title,
 		meta:      opts.Meta,
+		epoch:     newEpoch(),
 		log:       newWindow(r.opts.QueueEvents, r.opts.QueueBytes),
 		ring:      newWindow(ring, r.opts.RingBytes),
 		followers: map[uint64]*Follower{},
 		trim:      trimEvery,
 	}
+	s.log.total, s.ring.total = &r.kept, &r.kept
 	s.ownLocked(opts)
-	s.continueLocked(opts.Seq)
+	s.continueLocked(opts.Seq, opts.Epoch)
+	s.producerLocked(opts)
 	return s
 }
 
@@ -104,12 +111,18 @@ func (s *Session) Publish(event rpc.Value) (seq uint64, err error) {
 	}
 	e, withdrawn := s.appendLocked(&d)
 	s.mu.Unlock()
+	s.published(e, withdrawn)
+	return e.Seq, nil
+}
+
+// published is what follows, without locks, when an event was added.
+func (s *Session) published(e Event, withdrawn int) {
 	o := s.registry.opts.Observer
 	o.Published(s, len(e.JSON))
 	for range withdrawn {
 		o.Prompt(s, PromptWithdrawn)
 	}
-	return e.Seq, nil
+	s.registry.balance()
 }
 
 // appendLocked numbers an event, keeps it where it belongs and wakes who waits
@@ -163,9 +176,16 @@ func (s *Session) trimLocked() {
 	s.log.dropUpTo(read)
 }
 
-// continueLocked lets the numbers of a session without events go on after seq.
-func (s *Session) continueLocked(seq uint64) {
-	if s.seq != 0 || seq == 0 || seq > 1<<53 {
+// continueLocked lets the numbers of a session without events go on after seq,
+// and its epoch with them.
+func (s *Session) continueLocked(seq uint64, epoch string) {
+	if s.seq != 0 || seq > 1<<53 {
+		return
+	}
+	if epoch != "" {
+		s.epoch = epoch
+	}
+	if seq == 0 {
 		return
 	}
 	s.seq, s.ring.floor = seq, seq
@@ -189,7 +209,7 @@ func (s *Session) adopt(opts OpenOptions) error {
 		s.mu.Unlock()
 		return errClosed
 	}
-	if s.owner != nil && opts.Owner != nil && s.owner.link != opts.Owner {
+	if s.owner != nil && opts.Owner != nil && s.owner.link != opts.Owner && (opts.Producer == "" || s.producer != opts.Producer) {
 		s.mu.Unlock()
 		return rpc.Errorf(rpc.CodeConflict, "session %s belongs to another connection", s.name)
 	}
@@ -203,8 +223,9 @@ func (s *Session) adopt(opts OpenOptions) error {
 		s.ring.bound(*opts.Ring)
 	}
 	s.permanent = s.permanent || opts.Permanent
-	s.continueLocked(opts.Seq)
+	s.continueLocked(opts.Seq, opts.Epoch)
 	ended := s.ownLocked(opts)
+	s.producerLocked(opts)
 	s.mu.Unlock()
 	for _, in := range ended {
 		in.signal()
@@ -289,6 +310,8 @@ func (s *Session) end() {
 	}
 	s.waiting = nil
 	readers := s.input.endLocked()
+	s.log.total, s.ring.total = nil, nil // what followers still read is no longer counted
+	s.registry.kept.Add(-int64(s.log.bytes + s.ring.bytes))
 	s.mu.Unlock()
 	for _, in := range readers {
 		in.signal()

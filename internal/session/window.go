@@ -1,6 +1,9 @@
 package session
 
-import "sort"
+import (
+	"sort"
+	"sync/atomic"
+)
 
 // window keeps the latest events of a session, bounded in number and bytes.
 // The newest is always kept, whatever its size. The zero window keeps nothing.
@@ -12,7 +15,8 @@ type window struct {
 	head   int
 	n      int
 	bytes  int
-	floor  uint64 // number of the last event that was pushed out
+	floor  uint64        // number of the last event that was pushed out
+	total  *atomic.Int64 // bytes of all windows of a registry; nil: not counted
 }
 
 func newWindow(maxEvents, maxBytes int) window {
@@ -45,9 +49,17 @@ func (w *window) add(e Event) {
 	}
 	w.n++
 	*w.at(w.n - 1) = e
-	w.bytes += cost(&e)
+	w.count(cost(&e))
 	for w.bytes > w.maxBytes && w.n > 1 {
 		w.drop()
+	}
+}
+
+// count notes that n more bytes are kept.
+func (w *window) count(n int) {
+	w.bytes += n
+	if w.total != nil {
+		w.total.Add(int64(n))
 	}
 }
 
@@ -55,7 +67,7 @@ func (w *window) add(e Event) {
 func (w *window) drop() {
 	e := w.at(0)
 	w.floor = e.Seq
-	w.bytes -= cost(e)
+	w.count(-cost(e))
 	*e = Event{}
 	w.n--
 	if w.head++; w.head == len(w.events) {
