@@ -224,7 +224,7 @@ type nativeSession struct{ s *session.Session }
 
 func (n nativeSession) Status() kollabor.Status {
 	st := n.s.Status()
-	return kollabor.Status{Name: st.Identity, State: st.State, Task: st.CurrentTask, Opened: n.s.Opened()}
+	return kollabor.Status{Name: st.Identity, State: st.State, Task: st.CurrentTask, Opened: n.s.Opened(), Epoch: n.s.Life().Epoch}
 }
 
 func (n nativeSession) Output(count int) []string {
@@ -238,9 +238,11 @@ func (n nativeSession) Output(count int) []string {
 	return lines
 }
 
+func (n nativeSession) Context(lines int) string { return n.s.Context(lines) }
+
 func (n nativeSession) Follow(o kollabor.FollowOptions) (kollabor.Follower, error) {
 	f, err := n.s.Follow(session.FollowOptions{
-		ClientID: o.ClientID, Mode: o.Mode, SinceSeq: o.SinceSeq, Peer: o.Peer, Link: o.Link, Protocol: rpc.Kollabor,
+		ClientID: o.ClientID, Mode: o.Mode, SinceSeq: o.SinceSeq, Epoch: o.Epoch, Peer: o.Peer, Link: o.Link, Protocol: rpc.Kollabor,
 	})
 	if err != nil {
 		return nil, err

@@ -36,26 +36,49 @@ func (s *Session) History(after uint64, limit int) (events []Event, next uint64)
 }
 
 // Output returns the member "rendered" of the last n output events in the
-// ring, oldest first: strings, as they were published.
+// ring, oldest first: strings, as they were published. Of a session that has
+// none it returns the last n lines of its stream_chunk events.
 func (s *Session) Output(n int) []rpc.Value {
 	if n <= 0 {
 		return nil
 	}
+	if outputs := s.texts("output", "rendered", n); len(outputs) > 0 {
+		return outputs
+	}
+	var text strings.Builder
+	for _, v := range s.texts("stream_chunk", "chunk", maxHistory) {
+		chunk, _ := v.AsString()
+		text.WriteString(chunk)
+	}
+	if text.Len() == 0 {
+		return nil
+	}
+	lines := strings.Split(strings.TrimSuffix(strings.ReplaceAll(text.String(), "\r\n", "\n"), "\n"), "\n")
+	lines = lines[max(0, len(lines)-n):]
+	values := make([]rpc.Value, len(lines))
+	for i, l := range lines {
+		values[i] = rpc.String(l)
+	}
+	return values
+}
+
+// texts returns a string member of the last n events of a type, oldest first.
+func (s *Session) texts(eventType, member string, n int) []rpc.Value {
 	s.mu.Lock()
 	var events []Event
 	for i := s.ring.n - 1; i >= 0 && len(events) < n; i-- {
-		if e := s.ring.at(i); e.Type == "output" {
+		if e := s.ring.at(i); e.Type == eventType {
 			events = append(events, *e)
 		}
 	}
 	s.mu.Unlock()
-	var lines []rpc.Value
+	var texts []rpc.Value
 	for i := len(events) - 1; i >= 0; i-- {
-		if v, ok := events[i].Value().Member("rendered"); ok && v.Kind() == '"' {
-			lines = append(lines, v)
+		if v, ok := events[i].Value().Member(member); ok && v.Kind() == '"' {
+			texts = append(texts, v)
 		}
 	}
-	return lines
+	return texts
 }
 
 // Context returns the last n lines of the output in the ring as one text.

@@ -70,6 +70,7 @@ func (c *conn) attach() {
 		}
 		o.SinceSeq = &seq
 	}
+	o.Epoch = rpc.CleanText(frame.Text(f.Member("epoch")), 64)
 	follower, err := s.Follow(o)
 	if err != nil {
 		c.sendError(nil, rpc.AsError(context.Background(), err).Text())
@@ -88,15 +89,30 @@ func (c *conn) attach() {
 		dst = append(dst, `,"hub":{"identity":`...)
 		dst = rpc.AppendString(dst, st.Name, false)
 		dst = append(dst, `,"is_coordinator":`...)
-		dst = strconv.AppendBool(dst, st.Coordinator)
-		return append(dst, "}}"...)
+		dst = append(strconv.AppendBool(dst, st.Coordinator), '}')
+		if c.modern.Load() {
+			dst = append(dst, `,"epoch":`...)
+			dst = rpc.AppendString(dst, st.Epoch, false)
+		}
+		return append(dst, '}')
 	})
+	if !a.interactive {
+		c.readsOnly()
+	}
 	c.attached = a
 	c.s.enter(c)
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
 	a.heard()
 	a.pump.Go(func() { a.run(ctx) })
+}
+
+// readsOnly takes from the peer, on this connection and from now on, what a
+// follower that only reads has no need of: it may call methods that read.
+func (c *conn) readsOnly() {
+	p := *c.peer
+	p.Scopes &= rpc.ScopeRead
+	c.peer = &p
 }
 
 // run carries events to the client until the attachment ends.

@@ -363,3 +363,48 @@ func FuzzSplit(f *testing.F) {
 		}
 	})
 }
+
+// Who attaches to read may only read from then on, on that connection.
+func TestReadersMayOnlyRead(t *testing.T) {
+	r := newRoom("demo")
+	p := attachTo(t, r, setup{})
+	p.send(request("before", "admin.only", `{}`))
+	if m := p.read(); m["error_kind"] != nil {
+		t.Errorf("before: %v", m)
+	}
+	p.send(`{"action":"attach","mode":"readonly"}`)
+	p.want(fmt.Sprintf(attachAck, "readonly", "demo"))
+	p.send(request("after", "admin.only", `{}`))
+	if m := p.read(); m["error_kind"] != "permission" {
+		t.Errorf("after: %v", m)
+	}
+	p.send(request("read", "echo", `{"i":1}`))
+	p.want(result("read", `{"i":1}`))
+
+	p = attachTo(t, r, setup{})
+	p.send(`{"action":"attach","mode":"interactive"}`)
+	p.want(fmt.Sprintf(attachAck, "interactive", "demo"))
+	p.send(request("after", "admin.only", `{}`))
+	if m := p.read(); m["error_kind"] != nil {
+		t.Errorf("interactive: %v", m)
+	}
+}
+
+// What a client that said hello is told beyond what all are told.
+func TestModernAttachment(t *testing.T) {
+	r := newRoom("demo")
+	r.epoch = "life-1"
+	r.publish("output", `{"type":"output","rendered":"one\ntwo","seq":1}`)
+	p := attachTo(t, r, setup{})
+	p.send(`{"action":"hello","version":1}`)
+	p.read()
+	p.send(`{"action":"get_context","lines":200}`)
+	p.want(`{"type":"context","content":"one\ntwo"}`)
+	p.send(`{"action":"attach","since_seq":1,"epoch":"life-1"}`)
+	if m := p.read(); m["type"] != "attach_ack" || m["epoch"] != "life-1" {
+		t.Error(m)
+	}
+	if o := r.follows[0]; o.Epoch != "life-1" || *o.SinceSeq != 1 {
+		t.Errorf("%+v", o)
+	}
+}

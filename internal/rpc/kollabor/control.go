@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/frame"
@@ -84,15 +85,19 @@ func (c *conn) ask() {
 	s := c.session(c.conn.Session)
 	switch f.Action {
 	case "get_context":
-		c.answer(func(dst []byte) []byte { return append(dst, `{"type":"context","content":""}`...) })
+		// Clients of old have never been given anything else than "".
+		content := ""
+		if s != nil && c.modern.Load() {
+			content = tail(s.Context(c.lineCount(200)), maxContext)
+		}
+		c.answer(func(dst []byte) []byte {
+			dst = append(dst, `{"type":"context","content":`...)
+			return append(rpc.AppendString(dst, content, false), '}')
+		})
 	case "get_output":
 		lines := []string{"(no display tap)"}
 		if s != nil {
-			n := int64(100)
-			if v, err := f.Member("lines").AsInt(); err == nil {
-				n = v
-			}
-			lines = s.Output(int(max(0, min(n, 10000))))
+			lines = s.Output(c.lineCount(100))
 			if len(lines) == 0 {
 				lines = []string{"(no recent output)"}
 			}
@@ -116,6 +121,27 @@ func (c *conn) ask() {
 			return append(rpc.AppendString(dst, st.Task, false), '}')
 		})
 	}
+}
+
+// maxContext is the most bytes of text that get_context answers.
+const maxContext = 1 << 20
+
+// tail returns the last whole characters of text that have at most limit bytes.
+func tail(text string, limit int) string {
+	at := max(0, len(text)-limit)
+	for at > 0 && at < len(text) && !utf8.RuneStart(text[at]) {
+		at++
+	}
+	return text[at:]
+}
+
+// lineCount is the member "lines" of a question, or what it is by default.
+func (c *conn) lineCount(otherwise int) int {
+	n, err := c.frame.Member("lines").AsInt()
+	if err != nil {
+		return otherwise
+	}
+	return int(max(0, min(n, 10000)))
 }
 
 // session returns the open session of that name, nil if there is none.
@@ -155,11 +181,7 @@ func appendOutput(dst []byte, lines []string, limit int) []byte {
 	}
 	if from == len(lines) && from > 0 { // even the last one is too long: its end
 		last := lines[from-1]
-		at := max(0, len(last)-limit/6) // a byte takes up to six
-		for at < len(last) && last[at]&0xc0 == 0x80 {
-			at++
-		}
-		dst = rpc.AppendString(dst, last[at:], false)
+		dst = rpc.AppendString(dst, tail(last, limit/6), false) // a byte takes up to six
 	}
 	return append(dst, "]}"...)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ type room struct {
 	name  string
 	state string
 	task  string
+	epoch string
 
 	mu        sync.Mutex
 	events    []Event
@@ -64,8 +66,10 @@ func (r *room) count() (n int) {
 }
 
 func (r *room) Status() Status {
-	return Status{Name: r.name, State: r.state, Task: r.task, Opened: time.Now()}
+	return Status{Name: r.name, State: r.state, Task: r.task, Opened: time.Now(), Epoch: r.epoch}
 }
+
+func (r *room) Context(n int) string { return strings.Join(r.Output(n), "\n") }
 
 func (r *room) Output(n int) (lines []string) {
 	r.mu.Lock()

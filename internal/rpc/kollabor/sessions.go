@@ -20,6 +20,8 @@ type Session interface {
 	Status() Status
 	// Output returns the texts of the latest n output events, oldest first.
 	Output(n int) []string
+	// Context returns the latest n lines of output as one text.
+	Context(n int) string
 	// Follow begins to follow the session.
 	Follow(o FollowOptions) (Follower, error)
 	// Deliver takes a message in, an object as the action message has it:
@@ -38,6 +40,7 @@ type Status struct {
 	Task        string // what is being worked on; may be ""
 	Coordinator bool
 	Opened      time.Time
+	Epoch       string // of the life of the session that its numbers count in
 }
 
 // FollowOptions say who follows a session, and from where.
@@ -47,6 +50,7 @@ type FollowOptions struct {
 	Peer     *rpc.Peer
 	Link     *rpc.Link // the client's connection
 	SinceSeq *uint64   // events with a greater number; nil: what the session retains
+	Epoch    string    // the life of the session that SinceSeq counts in; "" for the present one
 }
 
 // Follower is one client's place in the events of a session.
