@@ -95,6 +95,7 @@ func (a *app) appendDescription(dst []byte, m methodInfo) []byte {
 	}
 	dst = append(dst, '\n')
 	title("TRY")
+	dst = fmt.Appendf(dst, "  %s\n", oneLine(m.command()))
 	return fmt.Appendf(dst, "  %s\n", oneLine(m.example()))
 }
 
@@ -138,6 +139,27 @@ func spellingText(v rpc.Value) string {
 		parts = append(parts, rpc.Unquote(name)+" "+cellText(part))
 	}
 	return oneLine(strings.Join(parts, ", "))
+}
+
+// command is the command line of the method's own command.
+func (m methodInfo) command() string {
+	words := []string{"hubctl", strings.ReplaceAll(m.Name, ".", " ")}
+	for _, p := range m.Params {
+		kind, _ := paramKind(p)
+		switch {
+		case p.Stream || !p.Required:
+		case kind == "integer" || kind == "number":
+			words = append(words, "3")
+		case kind == "boolean":
+			words = append(words, "true")
+		default:
+			words = append(words, word(p.Name))
+		}
+	}
+	if m.StreamIn {
+		words = append(words, "-")
+	}
+	return strings.Join(words, " ")
 }
 
 // example is a command line that calls the method.

@@ -72,7 +72,10 @@ func run(args []string, con console) int {
 	}()
 	root := newRoot(a)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := a.generate(ctx, root, args)
+	if err == nil {
+		err = root.ExecuteContext(ctx)
+	}
 	if a.client != nil {
 		a.client.Close()
 	}

@@ -41,11 +41,16 @@ func newRoot(a *app) *cobra.Command {
 		Long: `hubctl calls the methods of a running hubd, follows its streams and sessions,
 and shows what it does.
 
+Beside the commands below, each service of the hub is a command, and each of its
+methods one below it: "hubctl demo --help" lists those of the service demo,
+"hubctl methods" all there are.
+
 The hub is found at --socket, else at $HUBD_SOCKET, else at the socket of this
 user's hub ($XDG_RUNTIME_DIR/hubd/hub.sock), else at /run/hubd/hub.sock.`,
 		Example: `  hubctl methods                              what can be called
-  hubctl call math.add a:=2 b:=40             call a method
-  hubctl call --stream demo.count n:=3        items as they come
+  hubctl math add 2 40                        call a method
+  hubctl call math.add a:=2 b:=40             the same, with arguments of any form
+  hubctl demo count 3 --delay 0.5             items as they come
   hubctl attach demo                          follow a session
   hubctl wait --timeout 10s && hubctl status  wait for the hub, then look`,
 		Version:       versionText(),
@@ -81,6 +86,12 @@ user's hub ($XDG_RUNTIME_DIR/hubd/hub.sock), else at /run/hubd/hub.sock.`,
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	usageArgs(root)
+	root.ValidArgsFunction = a.completeTop
+	for _, cmd := range root.Commands() {
+		if cmd.HasSubCommands() && !isTopic(cmd) {
+			cmd.ValidArgsFunction = a.completeMore
+		}
+	}
 	return root
 }
 
