@@ -222,6 +222,101 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestStartOnFullDisk is promise P6 over a restart: with less room than a segment of the log takes, a store starts all the
+// same, has everything that was ever acknowledged, refuses writes at worst, and takes them again when there is room.
+func TestStartOnFullDisk(t *testing.T) {
+	const kb = 1 << 10
+	for _, free := range []int64{
+		0, 64 * kb, segmentBytes / 2, segmentBytes - 512*kb, segmentBytes - 64*kb, segmentBytes - 32*kb, segmentBytes - 4*kb,
+		segmentBytes + 8*kb, 2*segmentBytes - 4*kb,
+	} {
+		t.Run(fmt.Sprint(free), func(t *testing.T) { startOnFullDisk(t, free) })
+	}
+}
+
+func startOnFullDisk(t *testing.T, free int64) {
+	dir := mountTmpfs(t, "32m")
+	state, ballast := filepath.Join(dir, "state"), filepath.Join(dir, "ballast")
+	value := strings.Repeat("x", 20_000)
+	acked := map[string]uint64{}
+	e := mustOpen(t, state, Options{SnapshotBytes: 1 << 30})
+	for i := range 20 {
+		key := fmt.Sprintf("before/%d", i)
+		acked[key] = mustPut(t, e, key, value)
+	}
+	crash(e)
+	leave(t, ballast, free)
+	e = mustOpen(t, state, Options{SnapshotBytes: 1 << 30})
+	written, refused := 0, 0
+	for i := 0; refused < 3 && written < 2000; i++ {
+		key := fmt.Sprintf("full/%d", i)
+		r, err := do(t, e, OneOp(putOp(key, value)))
+		switch {
+		case err == nil:
+			acked[key] = r.Revision
+			written++
+		case errors.Is(err, ErrNoSpace):
+			refused++
+		default:
+			t.Fatalf("put %d: %v", i, err)
+		}
+	}
+	// The newest segment keeps the space that it had: most of the 4 MiB can still be written.
+	if written < 150 || refused == 0 {
+		t.Errorf("%d writes of 20 kB taken and %d refused, want some 170 and then refusals", written, refused)
+	}
+	checkAcked(t, e, acked)
+	crash(e)
+	e = mustOpen(t, state, Options{SnapshotBytes: 1 << 30}) // full to the last byte
+	checkAcked(t, e, acked)
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	// A write finds out that there is room, or the store does so by itself.
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		r, err := do(t, e, OneOp(putOp("after", "1")))
+		if err == nil {
+			acked["after"] = r.Revision
+			break
+		}
+		if !errors.Is(err, ErrNoSpace) || time.Now().After(deadline) {
+			t.Fatalf("with room again: %v", err)
+		}
+	}
+	if err := e.Ready(); err != nil {
+		t.Errorf("it writes and is not ready: %v", err)
+	}
+	crash(e)
+	e = mustOpen(t, state, Options{})
+	checkAcked(t, e, acked)
+}
+
+// leave fills the disk with a file until that many bytes are free.
+func leave(t *testing.T, ballast string, free int64) {
+	t.Helper()
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(filepath.Dir(ballast), &s); err != nil {
+		t.Fatal(err)
+	}
+	size := int64(s.Bavail)*s.Bsize - free
+	if size < 0 {
+		t.Fatalf("the disk has only %d bytes left", int64(s.Bavail)*s.Bsize)
+	}
+	if err := os.WriteFile(ballast, make([]byte, size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkAcked compares what the store has with what it acknowledged.
+func checkAcked(t *testing.T, e *engine, acked map[string]uint64) {
+	t.Helper()
+	for key, rev := range acked {
+		if it, err := e.Get(key); err != nil || it.Revision != rev {
+			t.Fatalf("%s: %v, %v, want revision %d", key, it, err, rev)
+		}
+	}
+}
+
 // TestFailingDisk lets the n-th call of each operation on storage fail, once and from then on, for growing n. Never is
 // something acknowledged that is not there after a restart, nor anything shown that vanishes.
 func TestFailingDisk(t *testing.T) {

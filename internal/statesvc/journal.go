@@ -3,6 +3,7 @@ package statesvc
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"golang.org/x/sys/unix"
 )
 
 // segmentBytes is how large a segment of the log grows. Two are allocated ahead, which must fit on small disks too; at
@@ -119,6 +121,12 @@ func (j *journal) open() error {
 		if err := j.f.faults("open"); err != nil {
 			return err
 		}
+		// The wal package allocates the rest of the newest segment anew and, beside that, the next one. On a disk that
+		// is nearly full the next one must not take what the newest has, so it waits until that is settled.
+		defer j.f.holdNextSegment()()
+		if err := j.f.trimTail(); err != nil {
+			return err
+		}
 		// A start beyond the last record makes wal read the newest segment only: all of them were checked here already.
 		w, err = wal.Open(walLogger(j.log), j.f.logDir(), &walpb.Snapshot{Index: new(j.index + 1), Term: new(uint64(1))})
 		if err != nil {
@@ -131,7 +139,10 @@ func (j *journal) open() error {
 		if len(ents) > 0 {
 			return fmt.Errorf("log has records after %d", j.index)
 		}
-		return j.f.mark.checkMetadata(j.f.logDir(), meta)
+		if err := j.f.mark.checkMetadata(j.f.logDir(), meta); err != nil {
+			return err
+		}
+		return j.f.allocateTail()
 	})
 	if err != nil {
 		if w != nil {
@@ -141,6 +152,74 @@ func (j *journal) open() error {
 	}
 	j.w = w
 	return nil
+}
+
+// holdNextSegment keeps the wal package from allocating the segment that it makes ahead until release is called: it
+// waits for the lock of that file.
+func (f *folder) holdNextSegment() (release func()) {
+	file, err := os.OpenFile(filepath.Join(f.logDir(), "0.tmp"), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return func() {} // no room even for a name: then there is none for the segment either
+	}
+	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
+	if err := unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
+		file.Close()
+		return func() {} // a file system without locks: the two race for the space, as they would anyway
+	}
+	return func() { file.Close() }
+}
+
+// trimTail takes the zeros off the end of the newest segment, so that opening it needs no space.
+func (f *folder) trimTail() error {
+	tail, err := f.tail()
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(tail)
+	if err != nil {
+		return err
+	}
+	s := parseSegment(data)
+	if s.problem != nil {
+		return &DamagedError{File: tail, Offset: s.end, Reason: s.problem.Error(), Hint: repairHint}
+	}
+	if s.end == int64(len(data)) {
+		return nil
+	}
+	return os.Truncate(tail, s.end)
+}
+
+// allocateTail allocates what the newest segment has left. Zeros mark what was not written.
+func (f *folder) allocateTail() error {
+	tail, err := f.tail()
+	if err != nil {
+		return err
+	}
+	file, err := os.OpenFile(tail, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil || info.Size() >= segmentBytes {
+		return err
+	}
+	if err := syscall.Fallocate(int(file.Fd()), 0, 0, segmentBytes); err != nil {
+		return nil // full, or a file system that cannot: appending then allocates as it goes
+	}
+	return file.Sync()
+}
+
+// tail returns the path of the newest segment.
+func (f *folder) tail() (string, error) {
+	segs, err := listSegments(f.logDir())
+	if err != nil {
+		return "", err
+	}
+	if len(segs) == 0 {
+		return "", &DamagedError{File: f.logDir(), Offset: -1, Reason: "log is missing"}
+	}
+	return segs[len(segs)-1].path, nil
 }
 
 // shut closes a log whatever state it is in. Close of a log that cannot be synced returns before it has let go of its
@@ -246,7 +325,7 @@ func (j *journal) fail(cause error) error {
 // refuse notes why writes are refused from now on, and returns it.
 func (j *journal) refuse(cause error) error {
 	var err error = &UnavailableError{Cause: cause}
-	if errors.Is(cause, syscall.ENOSPC) || errors.Is(cause, syscall.EDQUOT) {
+	if isFull(cause) {
 		err = ErrNoSpace
 	}
 	j.mu.Lock()
@@ -254,6 +333,9 @@ func (j *journal) refuse(cause error) error {
 	j.mu.Unlock()
 	return err
 }
+
+// isFull tells a disk or a quota that is used up from other failures.
+func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 // refusing returns why writes are refused, nil when one may be tried.
 func (j *journal) refusing() error {
@@ -356,8 +438,7 @@ func (j *journal) undo() (undone bool, err error) {
 	return true, nil
 }
 
-// cut ends a segment at offset, durably. The space behind it is allocated again where there is some: zeros mark what
-// was not written.
+// cut ends a segment at offset, durably.
 func (f *folder) cut(path string, offset int64) error {
 	if err := f.faults("truncate"); err != nil {
 		return err
@@ -373,21 +454,12 @@ func (f *folder) cut(path string, offset int64) error {
 	if err := f.faults("sync"); err != nil {
 		return err
 	}
-	if err := file.Sync(); err != nil {
-		return err
-	}
-	if offset >= segmentBytes {
-		return nil
-	}
-	if err := syscall.Fallocate(int(file.Fd()), 0, 0, segmentBytes); err != nil {
-		return nil // full, or a file system that cannot: appending then allocates as it goes
-	}
 	return file.Sync()
 }
 
 // afterBatch starts a snapshot when the log has grown enough.
 func (j *journal) afterBatch(e *engine) {
-	if j.since < e.opts.SnapshotBytes || j.busy.Load() {
+	if j.since < e.opts.SnapshotBytes || j.busy.Load() || j.w == nil {
 		return
 	}
 	// A snapshot takes about as long as the state is large: with much state let the log grow in proportion.

@@ -82,7 +82,11 @@ func (e *engine) load(f *folder) error {
 		return true
 	})
 	e.watches.matched = l.v.rev
-	if err := e.journal.open(); err != nil {
+	if err := e.journal.open(); isFull(err) {
+		// Everything was read. Writes are refused until there is room, as they would be had it run on.
+		e.log.Warn("no space for the state log: writes are refused until there is some", zap.Error(err))
+		e.journal.refuse(err)
+	} else if err != nil {
 		return &FolderError{Path: f.path, Cause: err}
 	}
 	e.log.Info("state loaded", zap.Uint64("revision", l.v.rev), zap.Int("keys", l.v.tree.Len()),
