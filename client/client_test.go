@@ -27,7 +27,7 @@ func TestHelloComesFirst(t *testing.T) {
 			c.reply(f, "1")
 		}
 	})
-	c := h.connect(client.Options{Token: "secret", Name: "probe"})
+	c := h.connect(client.Options{Token: "secret", Identity: "probe"})
 	if err := c.Call(t.Context(), "x", nil, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -70,7 +70,7 @@ func newConn(ctx context.Context, cl *Client, nc net.Conn) (*conn, error) {
 	c.out = rpc.NewOutbox(newWire(nc), softLimit, math.MaxInt)
 	c.ctx, c.stop = context.WithCancelCause(context.Background())
 	c.wg.Go(c.read)
-	greeting := frame.Greeting{Version: frame.Version, Features: features, Identity: cl.opts.Name, Token: cl.opts.Token}
+	greeting := frame.Greeting{Version: frame.Version, Features: features, Identity: cl.opts.Identity, Token: cl.opts.Token}
 	c.out.Append(nil, func(dst []byte) []byte { return frame.AppendHello(dst, greeting) })
 
 	limit := time.NewTimer(helloLimit)

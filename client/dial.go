@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"net"
 	"sync"
@@ -18,6 +19,12 @@ type Options struct {
 	Token string
 	// Name tells the hub what program this is, for its logs and lists.
 	Name string
+	// Identity is who this client is to the hub, over its connections and, if
+	// the program keeps it, over restarts of the program: ephemeral keys that
+	// were put under an identity stay when it comes back in time. Two clients
+	// must not use the same one at the same time. "" is a random one, which
+	// lasts as long as the Client; at most 128 bytes.
+	Identity string
 	// Handler answers calls that the hub makes to this client; nil refuses them.
 	Handler Handler
 	// Reconnect is how long a call waits for a connection to come back after it
@@ -56,6 +63,9 @@ type redial struct {
 	err  error
 }
 
+// randomIdentity returns an identity that nobody else has; the name is for people.
+func randomIdentity(name string) string { return name + "#" + rand.Text() }
+
 // Dial connects to the hub at address, "unix:///path", "tcp://host:port" or the
 // path of a socket, and says hello. The empty address means DefaultAddress. It
 // tries once: see WaitFor for a hub that is still starting.
@@ -63,6 +73,9 @@ func Dial(ctx context.Context, address string, opts *Options) (*Client, error) {
 	c := &Client{}
 	if opts != nil {
 		c.opts = *opts
+	}
+	if c.opts.Identity == "" {
+		c.opts.Identity = randomIdentity(c.opts.Name)
 	}
 	var err error
 	switch {

@@ -30,6 +30,7 @@ type conn struct {
 	peer     atomic.Pointer[rpc.Peer]
 	protocol atomic.Pointer[rpc.Protocol] // nil until the first bytes told
 	link     atomic.Pointer[rpc.Link]
+	owner    atomic.Pointer[string] // of ephemeral keys; nil: the connection itself
 
 	net  net.Conn
 	raw  syscall.RawConn

@@ -41,7 +41,9 @@ func (h *hub) serveKollabor(ctx context.Context, c *conn) error {
 		Quota:   &c.account.quota,
 		OnLink:  c.attach,
 		OnPeer:  func(p *rpc.Peer) { c.peer.Store(p) },
-		Gone:    c.gone,
+
+		OnIdentity: func(identity string) { h.identify(c, identity) },
+		Gone:       c.gone,
 	})
 }
 

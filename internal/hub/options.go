@@ -90,6 +90,7 @@ type Limits struct {
 	WriteStall                 time.Duration // without the peer taking anything
 	Drain                      time.Duration // for running calls at shutdown
 	SessionMemory              int           // bytes of the events that all sessions keep
+	EphemeralGrace             time.Duration // that ephemeral keys outlive their connection
 }
 
 // Defaults of the limits.
@@ -104,6 +105,7 @@ const (
 	DefaultHTTPIdle                   = 120 * time.Second
 	DefaultWriteStall                 = 10 * time.Second
 	DefaultDrain                      = 10 * time.Second
+	DefaultEphemeralGrace             = 10 * time.Second
 )
 
 // withDefaults fills in what is zero.
@@ -123,6 +125,7 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.WriteStall, DefaultWriteStall)
 	fill(&l.Drain, DefaultDrain)
 	fill(&l.SessionMemory, session.DefaultMemory)
+	fill(&l.EphemeralGrace, DefaultEphemeralGrace)
 	return l
 }
 

@@ -34,7 +34,7 @@ func (h *hub) openStore() error {
 		return err
 	}
 	h.store = store
-	h.service = statesvc.NewService(store, statesvc.ServiceOptions{Batches: &batches})
+	h.service = statesvc.NewService(store, statesvc.ServiceOptions{Batches: &batches, OwnerOf: keyOwner, Grace: h.opts.Limits.EphemeralGrace})
 	info := store.Info()
 	h.log.Info("state opened", zap.Uint64("revision", info.Revision), zap.Int("keys", store.Stats().Keys),
 		zap.Duration("took", time.Since(began)))

@@ -38,6 +38,7 @@ type conn struct {
 	queued   int         // bytes of replies since the last flush, about
 	attached *attachment // nil in the command phase
 	done     bool        // the peer wants to leave
+	named    bool        // a hello gave an identity
 	fresh    []*call     // streamed calls of this read, whose credit may follow in the same read
 
 	// streams are the peer's streamed answers by request id. One may outlive

@@ -249,6 +249,12 @@ func (c *conn) hello() {
 			c.conn.OnPeer(peer)
 		}
 	}
+	if identity := frame.Text(f.Member("identity")); identity != "" && !c.named {
+		c.named = true
+		if c.conn.OnIdentity != nil {
+			c.conn.OnIdentity(identity)
+		}
+	}
 	c.modern.Store(true)
 	c.send(&c.batch, "control", func(dst []byte) []byte {
 		return frame.AppendWelcome(dst, frame.Greeting{

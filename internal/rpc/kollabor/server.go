@@ -88,6 +88,9 @@ type Conn struct {
 	OnLink func(*rpc.Link)
 	// OnPeer is called when the peer has authenticated as somebody else. May be nil.
 	OnPeer func(*rpc.Peer)
+	// OnIdentity is called at most once, with the first identity that the peer
+	// gives itself in a hello. May be nil.
+	OnIdentity func(identity string)
 	// Gone reports whether the peer has closed its whole side, once the end of
 	// its stream was read. While it has not (it has only said that no more
 	// requests come), running calls are still answered. nil: it has.
