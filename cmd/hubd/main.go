@@ -57,6 +57,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	o.Version = version()
 	o.Notify = func(state string) { daemon.SdNotify(false, state) }
+	if o.Watchdog, err = daemon.SdWatchdogEnabled(false); err != nil {
+		fmt.Fprintf(stderr, "hubd: WATCHDOG_USEC: %v; there is no watchdog\n", err)
+	}
 	if o.Inherited, err = inherited(); err != nil {
 		return fail(stderr, err)
 	}
@@ -67,6 +70,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	// Where no limit can be found out, the default stays.
 	_, _ = memlimit.Set(memlimit.WithRatio(0.8))
 	tuneHeap()
+	// A crash, or the abort of the watchdog, prints all goroutines and ends by a
+	// signal: the exit code 2 that Go has for it would look like a usage error,
+	// after which the service manager does not start the hub again.
+	debug.SetTraceback("crash")
 	ctx, reload, stop := signals()
 	defer stop()
 	o.Reload = reload

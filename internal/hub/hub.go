@@ -7,6 +7,8 @@
 //	detect.go     which protocol a connection speaks
 //	conn.go       the connection itself; conns.go all of them and their limits
 //	http.go       everything that speaks HTTP; guard.go who may
+//	notify.go     what the service manager is told; watchdog.go whether to
+//	journal.go    the log as entries with fields of the systemd journal
 //	metrics.go    what the calls and connections did, for Prometheus
 //	methods.go    the hub's own methods
 //	state.go      the state service and what it is told of the hub
@@ -60,8 +62,10 @@ type hub struct {
 
 	// ------
 
-	live  atomic.Pointer[live] // what a reload swaps
-	phase atomic.Uint32
+	live     atomic.Pointer[live] // what a reload swaps
+	phase    atomic.Uint32
+	answered atomic.Uint64 // calls
+	unwatch  func()        // ends the watchdog; set once the hub is ready
 
 	wish      chan string   // somebody asks the hub to stop, and why
 	settled   chan struct{} // a call has ended while the hub drains

@@ -14,10 +14,19 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-// newLog makes the log on standard error: text on a terminal, else JSON.
-// Entries that repeat many times in a second are sampled. The journal has its
-// own time stamps.
+// newLog makes the log on standard error: text on a terminal, entries with
+// fields where it is the journal, else JSON. Entries that repeat many times in
+// a second are sampled.
 func newLog(level zap.AtomicLevel) *zap.Logger {
+	core := stderrCore(level)
+	if toJournal() {
+		core = newJournal(level, core)
+	}
+	return zap.New(zapcore.NewSamplerWithOptions(core, time.Second, 100, 100))
+}
+
+// stderrCore writes lines. The journal has its own time stamps.
+func stderrCore(level zap.AtomicLevel) zapcore.Core {
 	config := zap.NewProductionEncoderConfig()
 	config.TimeKey, config.EncodeTime = "time", zapcore.RFC3339NanoTimeEncoder
 	config.MessageKey, config.NameKey = "msg", "part"
@@ -34,8 +43,7 @@ func newLog(level zap.AtomicLevel) *zap.Logger {
 	} else {
 		encoder = zapcore.NewJSONEncoder(config)
 	}
-	core := zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), level)
-	return zap.New(zapcore.NewSamplerWithOptions(core, time.Second, 100, 100))
+	return zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), level)
 }
 
 // toJournal reports whether standard error is the stream that systemd opened
@@ -59,6 +67,7 @@ type callObserver struct{ h *hub }
 
 func (o callObserver) Done(c *rpc.Call, err *rpc.Error, took time.Duration) {
 	o.h.metrics.done(c, err, took)
+	o.h.answered.Add(1)
 	if o.h.phase.Load() == draining {
 		select {
 		case o.h.settled <- struct{}{}:

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/session"
+	"github.com/hubd-dev/hubd/internal/statesvc"
 )
 
 // Options is what a hub is started with. The zero value is a hub on the
@@ -59,11 +60,16 @@ type Options struct {
 	// Notify tells the service manager about a change of state in the words
 	// of sd_notify; nil when there is none.
 	Notify func(state string)
+	// Watchdog is the interval in which the service manager wants WATCHDOG=1;
+	// 0 when it does not.
+	Watchdog time.Duration
 	// Reload makes the hub call Load and take over what can change while it
 	// runs. Closing it is allowed.
 	Reload <-chan struct{}
 	// Load reads the configuration anew; nil when there is none to read.
 	Load func() (Options, error)
+
+	wrapStore func(statesvc.Store) statesvc.Store // tests come between the hub and its store
 }
 
 // Info is what Ready hands out.

@@ -105,7 +105,9 @@ func start(o Options) (_ *hub, err error) {
 	}
 	h.phase.Store(ready)
 	info := h.whereabouts()
-	h.notify(fmt.Sprintf("READY=1\nSTATUS=%d methods on %d listeners", len(h.table.Methods()), len(info.Listeners)))
+	h.notify("READY=1\nSTATUS=" + h.statusLine())
+	h.keepStatus()
+	h.unwatch = h.watch()
 	h.log.Info("ready", zap.Strings("listeners", info.Listeners), zap.String("metrics", info.Metrics),
 		zap.String("state", o.State), zap.String("version", h.version), zap.Int("pid", os.Getpid()))
 	if o.Ready != nil {
@@ -220,7 +222,7 @@ func (h *hub) ask(reason string) {
 // the peers is sent, everything is closed.
 func (h *hub) shutdown(reason string) error {
 	h.phase.Store(draining)
-	h.notify(fmt.Sprintf("STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=%d", (h.opts.Limits.Drain + 3*closing).Microseconds()))
+	drained := h.plead()
 	h.log.Info("stopping", zap.String("reason", rpc.CleanText(reason, 200)), zap.Int("in_flight", h.gate.InFlight()))
 
 	h.gate.Drain() // first: whoever finds the socket gone knows that no call starts any more
@@ -228,6 +230,7 @@ func (h *hub) shutdown(reason string) error {
 	h.accepting.Wait()
 	h.native.Goodbye(reason)
 	h.drain(h.opts.Limits.Drain)
+	drained()
 	h.closeCapnweb()
 	h.stop(rpc.ErrShutdown)
 	left := h.open.close()
@@ -241,6 +244,7 @@ func (h *hub) shutdown(reason string) error {
 	}
 	h.serving.Wait()
 	h.close()
+	h.unwatch()
 	h.phase.Store(stopped)
 	h.log.Info("stopped", zap.Duration("uptime", time.Since(h.started)))
 	h.log.Sync()
@@ -323,25 +327,19 @@ func (h *hub) listening() []*listener {
 	return slices.Clone(h.listeners)
 }
 
-func (h *hub) notify(state string) {
-	if h.opts.Notify != nil {
-		h.opts.Notify(state)
-	}
-}
-
 // reload reads the configuration anew, checks all of it, and only then takes
 // over what can change. Without a configuration to read it does nothing.
 func (h *hub) reload() error {
-	if h.opts.Load == nil {
-		h.log.Info("there is no configuration file: nothing to reload")
-		return nil
-	}
 	h.reloading.Lock()
 	defer h.reloading.Unlock()
 	var now unix.Timespec
 	unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
 	h.notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000))
 	defer h.notify("READY=1")
+	if h.opts.Load == nil {
+		h.log.Info("there is no configuration file: nothing to reload")
+		return nil
+	}
 	o, err := h.opts.Load()
 	if err == nil {
 		o, err = o.withDefaults()

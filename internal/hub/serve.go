@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
@@ -87,13 +88,17 @@ func (h *hub) hand(c *conn, p rpc.Protocol) {
 	c.speaks(p)
 	h.metrics.accepted(p, c.listener.transport())
 	log := h.log.With(zap.Uint64("conn", c.id), zap.String("protocol", string(p)))
-	log.Info("connection", zap.Stringer("listener", c.listener), zap.String("peer", c.peerName()))
+	level := zapcore.InfoLevel
+	if c.peer.Load().PID == os.Getpid() {
+		level = zapcore.DebugLevel // the watchdog
+	}
+	log.Log(level, "connection", zap.Stringer("listener", c.listener), zap.String("peer", c.peerName()))
 	err := serve(h.ctx, c)
 	switch {
 	case err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, context.Canceled):
-		log.Info("connection ended")
+		log.Log(level, "connection ended")
 	default:
-		log.Info("connection ended", zap.NamedError("reason", err))
+		log.Log(level, "connection ended", zap.NamedError("reason", err))
 	}
 }
 

@@ -33,6 +33,9 @@ func (h *hub) openStore() error {
 	if err != nil {
 		return err
 	}
+	if h.opts.wrapStore != nil {
+		store = h.opts.wrapStore(store)
+	}
 	h.store = store
 	h.service = statesvc.NewService(store, statesvc.ServiceOptions{Batches: &batches, OwnerOf: keyOwner, Grace: h.opts.Limits.EphemeralGrace})
 	info := store.Info()
