@@ -35,6 +35,19 @@ func (e Event) Gap() uint64 {
 	return gap.Dropped
 }
 
+// restart reads a gap event that says that the session began anew.
+func (e Event) restart() (epoch string, began bool) {
+	if e.Type != "gap" {
+		return "", false
+	}
+	var gap struct {
+		Restarted bool   `json:"restarted"`
+		Epoch     string `json:"epoch"`
+	}
+	err := json.Unmarshal(e.JSON, &gap)
+	return gap.Epoch, err == nil && gap.Restarted
+}
+
 // Resumed tells how an attachment went on after its connection had broken.
 type Resumed struct {
 	Away      time.Duration // from the break until now
@@ -82,11 +95,17 @@ type attachment struct {
 	opts    AttachOptions
 	seen    bool   // last is valid
 	last    uint64 // number of the last event yielded
+	epoch   string // the life of the session that last counts in; "" when the hub does not say
 }
 
 func (a *attachment) run(ctx context.Context, yield func(Event, error) bool) {
 	if a.opts.Since != nil {
 		a.seen, a.last = true, *a.opts.Since
+	}
+	// Who comes back must know in which life of the session its numbers were
+	// given. A session that is not there makes following fail, not this.
+	if info, err := a.look(ctx); err == nil {
+		a.epoch = info.Epoch
 	}
 	s, err := a.follow(ctx)
 	for {
@@ -135,6 +154,9 @@ func (a *attachment) follow(ctx context.Context) (*Stream, error) {
 	}
 	if a.seen {
 		params["since_seq"] = a.last
+		if a.epoch != "" {
+			params["epoch"] = a.epoch
+		}
 	}
 	return a.client.Open(ctx, "session.follow", params, WithTimeout(attachDeadline), Idempotent())
 }
@@ -160,6 +182,13 @@ func (a *attachment) pass(s *Stream, yield func(Event, error) bool) (left bool, 
 			return false, err
 		}
 		down = e.Type == "shutdown"
+		if epoch, began := e.restart(); began {
+			a.seen, a.last, a.epoch = true, e.Seq, epoch
+			if !yield(e, nil) {
+				return true, nil
+			}
+			continue
+		}
 		if e.Seq > 0 {
 			if a.seen && e.Seq <= a.last {
 				continue
@@ -214,24 +243,36 @@ func (a *attachment) resume(ctx context.Context) (*Stream, error) {
 
 func (a *attachment) tryResume(ctx context.Context) (*Stream, Resumed, error) {
 	var r Resumed
-	var info struct {
-		Seq uint64 `json:"seq"`
-	}
-	err := a.client.Call(ctx, "session.info", map[string]string{"session": a.session}, &info, WithTimeout(helloLimit), Idempotent())
+	info, err := a.look(ctx)
 	if err != nil {
 		return nil, r, err
 	}
+	known := a.epoch != "" && info.Epoch == a.epoch
 	switch {
 	case !a.seen:
 		r.Behind = info.Seq
-	case info.Seq < a.last:
+	case a.epoch != "" && !known, !known && info.Seq < a.last:
 		r.Restarted, r.Behind = true, info.Seq
 		a.last = 0
+	case info.Seq < a.last: // its producer is bringing it back
 	default:
 		r.Behind = info.Seq - a.last
 	}
+	a.epoch = info.Epoch
 	s, err := a.follow(ctx)
 	return s, r, err
+}
+
+// sessionInfo is what session.info says, as far as it matters here.
+type sessionInfo struct {
+	Seq   uint64 `json:"seq"`
+	Epoch string `json:"epoch"`
+}
+
+// look asks how the session stands.
+func (a *attachment) look(ctx context.Context) (info sessionInfo, err error) {
+	err = a.client.Call(ctx, "session.info", map[string]string{"session": a.session}, &info, WithTimeout(helloLimit), Idempotent())
+	return info, err
 }
 
 // Input sends what somebody typed to the owner of a session.

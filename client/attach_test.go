@@ -20,10 +20,12 @@ type fakeSession struct {
 	seq     uint64
 	since   []string // of each follow; "" for none
 	modes   []string
+	epochs  []string
 	follows int
 	script  func(s *fakeSession, c *fakeConn, f line, n int) // of the nth follow, from 0
 	info    func(n int) (uint64, bool)                       // head of the session and whether it exists
 	infos   int
+	epoch   string // of the session; "" for a hub that knows none
 }
 
 func (s *fakeSession) on(c *fakeConn, f line) {
@@ -37,6 +39,7 @@ func (s *fakeSession) on(c *fakeConn, f line) {
 		var p struct {
 			Session  string
 			SinceSeq json.RawMessage `json:"since_seq"`
+			Epoch    string
 			Mode     string
 		}
 		json.Unmarshal(f.Params, &p)
@@ -48,17 +51,22 @@ func (s *fakeSession) on(c *fakeConn, f line) {
 			c.t.Errorf("an idle session ends this follow: %s", f.text)
 		}
 		s.since = append(s.since, string(p.SinceSeq))
+		s.epochs = append(s.epochs, p.Epoch)
 		s.modes = append(s.modes, p.Mode)
 		s.follows++
 		s.script(s, c, f, s.follows-1)
 	case "session.info":
+		if s.follows == 0 { // which life it is
+			c.reply(f, fmt.Sprintf(`{"session":"demo","seq":0,"epoch":%q}`, s.epoch))
+			return
+		}
 		s.infos++
 		head, ok := s.info(s.infos - 1)
 		if !ok {
 			c.fail(f, "not_found", "no such session", "")
 			return
 		}
-		c.reply(f, fmt.Sprintf(`{"session":"demo","seq":%d}`, head))
+		c.reply(f, fmt.Sprintf(`{"session":"demo","seq":%d,"epoch":%q}`, head, s.epoch))
 	}
 }
 
@@ -205,6 +213,49 @@ func TestAttachNoticesANewSessionOfTheSameName(t *testing.T) {
 		}
 		if strings.Join(got, " ") != "90 1 2" || !restarted {
 			t.Errorf("events %v, restarted %v", got, restarted)
+		}
+		c.Close()
+		h.close()
+	})
+}
+
+// By the numbers alone a new life cannot always be told.
+func TestAttachNoticesANewLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &fakeSession{epoch: "one"}
+		s.info = func(int) (uint64, bool) { return 95, true }
+		s.script = func(_ *fakeSession, c *fakeConn, f line, n int) {
+			switch n {
+			case 0:
+				event(c, f, 1, 90)
+				s.epoch = "two"
+				c.Conn.Close()
+			case 1:
+				event(c, f, 1, 1)
+				c.chunk(f, 2, `{"type":"gap","dropped":0,"seq":0,"restarted":true,"epoch":"three"}`)
+				event(c, f, 3, 1)
+				s.epoch = "three"
+				c.Conn.Close()
+			default:
+				event(c, f, 1, 2)
+				c.reply(f, "null")
+			}
+		}
+		h := newFake(t, s.on)
+		c := h.connect(client.Options{})
+		var got []string
+		var restarts []bool
+		for e, err := range c.Attach(t.Context(), "demo", &client.AttachOptions{OnResume: func(r client.Resumed) { restarts = append(restarts, r.Restarted) }}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, fmt.Sprint(e.Type, e.Seq))
+		}
+		if want := "[output90 output1 gap0 output1 output2]"; fmt.Sprint(got) != want || fmt.Sprint(restarts) != "[true false]" {
+			t.Errorf("events %v, restarted %v", got, restarts)
+		}
+		if fmt.Sprint(s.since) != "[ 0 1]" || fmt.Sprint(s.epochs) != "[ two three]" {
+			t.Errorf("since %q of %q", s.since, s.epochs)
 		}
 		c.Close()
 		h.close()
