@@ -148,6 +148,7 @@ func (sv *Server) session(w http.ResponseWriter, r *http.Request, a Admission) {
 	}
 	s := newSession(wire, link, a.Peer, &mainObject{table: sv.conf.Table}, sv.conf.Limits)
 	s.redact = sv.conf.Redact
+	sock.session = s
 	s.observer = sv.conf.Observer
 	if !sv.enter(sock, s) {
 		sock.close(closeGoing, "the hub is shutting down")

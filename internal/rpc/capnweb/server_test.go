@@ -287,43 +287,6 @@ func TestAnnouncedLengthIsRefused(t *testing.T) {
 	}
 }
 
-func TestFrameWatch(t *testing.T) {
-	frame := func(op byte, fin bool, n int) []byte {
-		b := appendFrame(nil, op, make([]byte, n), true)
-		if !fin {
-			b[0] &^= 0x80
-		}
-		return b
-	}
-	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
-	for _, c := range []struct {
-		name string
-		in   []byte
-		ok   bool
-	}{
-		{"small", frame(1, true, 10), true},
-		{"at the limit", frame(1, true, 1000), true},
-		{"over", frame(1, true, 1001), false},
-		{"many small", join(frame(1, true, 900), frame(1, true, 900)), true},
-		{"fragments at the limit", join(frame(1, false, 500), frame(9, true, 100), frame(0, true, 500)), true},
-		{"fragments over", join(frame(1, false, 500), frame(0, true, 501)), false},
-		{"long form", frame(1, true, 70000), false},
-	} {
-		for _, piece := range []int{1, 3, len(c.in)} {
-			w := frameWatch{limit: 1000}
-			ok := true
-			for rest := c.in; ok && len(rest) > 0; {
-				n := min(piece, len(rest))
-				ok = w.feed(rest[:n])
-				rest = rest[n:]
-			}
-			if ok != c.ok {
-				t.Errorf("%s in pieces of %d: %v", c.name, piece, ok)
-			}
-		}
-	}
-}
-
 // TestBinaryFrameAborts and the close code, seen by the library's own client.
 func TestBinaryFrameAborts(t *testing.T) {
 	_, socket, _ := startServer(t, nil)

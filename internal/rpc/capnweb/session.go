@@ -72,6 +72,9 @@ type Session struct {
 	owed    int // pulled promises that have not been answered
 	paid    chan struct{}
 	scratch []byte
+
+	answered int64 // answers that the peer has not released
+	paidBack int64 // those that it has
 }
 
 // export is something that the peer may name.
@@ -80,6 +83,7 @@ type export struct {
 	count     int
 	resolving bool
 	auto      bool    // goes with its answer
+	answered  bool    // the peer is to release it as soon as it has looked at the answer
 	readable  *stream // the reading end of a pipe, until it is taken
 	pipe      *pipe
 }
@@ -116,6 +120,13 @@ func (s *Session) Entries() (exports, imports int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return max(len(s.exports)-1, 0), len(s.imports)
+}
+
+// unreleased returns how many answers the peer has not released, and how many it has.
+func (s *Session) unreleased() (owed, paid int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.answered, s.paidBack
 }
 
 func (s *Session) isModern() {
@@ -341,6 +352,9 @@ func (s *Session) answer(b *rpc.Batch, id int64, x *export) {
 	pumps := e.finish(b)
 	if x.auto {
 		delete(s.exports, id)
+	} else if id > 0 {
+		x.answered = true
+		s.answered++
 	}
 	s.mu.Unlock()
 	for _, ps := range pumps {
@@ -399,6 +413,10 @@ func (s *Session) release(id, n int64) error {
 	gone := x.count == 0
 	if gone {
 		delete(s.exports, id)
+		if x.answered {
+			s.answered--
+			s.paidBack++
+		}
 	}
 	s.mu.Unlock()
 	if gone {

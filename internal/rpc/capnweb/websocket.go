@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"sync"
@@ -18,11 +17,8 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-// WebSocket opcodes and the code with which sessions end.
+// Close codes, and what bounds a connection.
 const (
-	opText  = 1
-	opClose = 8
-
 	closeAborted  = 3000
 	closeTooBig   = 1009
 	closeGoing    = 1001
@@ -35,16 +31,20 @@ const (
 )
 
 // socket is the net.Conn below coder/websocket. The library does the
-// handshake, reading and control frames; data frames go into the outbox
-// directly, so that the answers to what was read together leave in one write.
+// handshake, control frames, fragments and whatever is large; of a server's
+// connection everyday frames are taken out before they reach it. What is sent
+// goes into the outbox directly, so that the answers to what was read together
+// leave in one write.
 //
 // Only the session's reader reads, and before it waits it flushes its batch.
 type socket struct {
 	net.Conn
-	rest  []byte     // read before the upgrade
-	watch frameWatch // refuses announced lengths; nothing when its limit is 0
-	batch *rpc.Batch
-	mask  bool // we are the client
+	rest    []byte  // read before the upgrade
+	frames  *frames // nil: the library takes all that is read
+	session *Session
+	low     *lowWater // may be nil
+	batch   *rpc.Batch
+	mask    bool // we are the client
 
 	mu     sync.Mutex
 	out    *rpc.Outbox // nil during the client's handshake
@@ -53,28 +53,36 @@ type socket struct {
 
 var _ transport = (*socket)(nil)
 
-// Read flushes what the reader has caused, then reads.
-func (c *socket) Read(p []byte) (n int, err error) {
-	if len(c.rest) > 0 {
-		n = copy(p, c.rest)
-		c.rest = c.rest[n:]
-	} else {
-		if c.batch != nil {
-			c.batch.Flush()
-		}
-		n, err = c.Conn.Read(p)
-		if c.batch != nil {
-			c.batch.Begin()
-		}
+// Read returns what the library has to see.
+func (c *socket) Read(p []byte) (int, error) {
+	if c.frames == nil {
+		return c.fill(p)
 	}
-	if c.watch.limit > 0 && !c.watch.feed(p[:n]) {
+	n, err := c.frames.Read(p)
+	if err == errTooBig {
 		c.close(closeTooBig, "message is too long")
-		return 0, errTooBig
 	}
 	return n, err
 }
 
-var errTooBig = errors.New("announced message is too long")
+// fill flushes what the reader has caused, then reads.
+func (c *socket) fill(p []byte) (n int, err error) {
+	if len(c.rest) > 0 {
+		n = copy(p, c.rest)
+		c.rest = c.rest[n:]
+		return n, nil
+	}
+	if c.batch == nil {
+		return c.Conn.Read(p)
+	}
+	c.batch.Flush()
+	if c.session != nil {
+		c.low.wait(c.session.unreleased())
+	}
+	n, err = c.Conn.Read(p)
+	c.batch.Begin()
+	return n, err
+}
 
 // Write takes the control frames of the library, each whole.
 func (c *socket) Write(p []byte) (int, error) {
@@ -127,99 +135,6 @@ func (c *socket) close(code uint16, reason string) {
 	body = append(body, cut(reason, maxCloseBytes)...)
 	_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
 	_ = c.out.Append(nil, func(dst []byte) []byte { return appendFrame(dst, opClose, body, c.mask) })
-}
-
-// appendFrame appends one unfragmented frame.
-func appendFrame(dst []byte, op byte, payload []byte, mask bool) []byte {
-	var bit byte
-	if mask {
-		bit = 0x80
-	}
-	dst = append(dst, 0x80|op)
-	switch n := len(payload); {
-	case n < 126:
-		dst = append(dst, bit|byte(n))
-	case n < 1<<16:
-		dst = append(dst, bit|126)
-		dst = binary.BigEndian.AppendUint16(dst, uint16(n))
-	default:
-		dst = append(dst, bit|127)
-		dst = binary.BigEndian.AppendUint64(dst, uint64(n))
-	}
-	if !mask {
-		return append(dst, payload...)
-	}
-	var key [4]byte
-	binary.LittleEndian.PutUint32(key[:], rand.Uint32()) // hides nothing: it keeps proxies from taking payload for protocol
-	dst = append(dst, key[:]...)
-	from := len(dst)
-	dst = append(dst, payload...)
-	for i := range payload {
-		dst[from+i] ^= key[i&3]
-	}
-	return dst
-}
-
-// frameWatch follows the frames of a peer by their headers alone, and refuses
-// a message whose announced length is over the limit before any of it is read.
-type frameWatch struct {
-	limit int64
-	head  [14]byte
-	n     int
-	skip  int64 // payload still to come
-	total int64 // of the message so far
-}
-
-// feed takes what was read and reports whether it is within the limit.
-func (w *frameWatch) feed(p []byte) bool {
-	for len(p) > 0 {
-		if w.skip > 0 {
-			n := min(w.skip, int64(len(p)))
-			w.skip -= n
-			p = p[n:]
-			continue
-		}
-		w.head[w.n] = p[0]
-		w.n++
-		p = p[1:]
-		if w.n < 2 {
-			continue
-		}
-		length, size := uint64(w.head[1]&0x7f), 2
-		switch length {
-		case 126:
-			size = 4
-		case 127:
-			size = 10
-		}
-		if w.head[1]&0x80 != 0 {
-			size += 4
-		}
-		if w.n < size {
-			continue
-		}
-		switch length {
-		case 126:
-			length = uint64(binary.BigEndian.Uint16(w.head[2:]))
-		case 127:
-			length = binary.BigEndian.Uint64(w.head[2:])
-		}
-		w.n = 0
-		if length > uint64(w.limit) {
-			return false
-		}
-		w.skip = int64(length)
-		switch op := w.head[0] & 0x0f; {
-		case op >= 8: // control frames stand between those of a message
-			continue
-		case op != 0:
-			w.total = 0
-		}
-		if w.total += w.skip; w.total > w.limit {
-			return false
-		}
-	}
-	return true
 }
 
 // netWire is an rpc.Wire for connections that bring none of their own.
@@ -281,9 +196,10 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	rest, _ := brw.Reader.Peek(brw.Reader.Buffered())
-	h.sock = &socket{Conn: nc, rest: append([]byte(nil), rest...), watch: frameWatch{limit: int64(h.limit)}}
+	h.sock = &socket{Conn: nc, rest: append([]byte(nil), rest...), low: newLowWater(nc)}
+	h.sock.frames = &frames{limit: int64(h.limit), fill: h.sock.fill, text: h.sock.text}
 	h.wire = wireOf(nc)
-	return h.sock, bufio.NewReadWriter(bufio.NewReaderSize(h.sock, 4<<10), bufio.NewWriterSize(h.sock, 256)), nil
+	return h.sock, bufio.NewReadWriter(bufio.NewReaderSize(h.sock, 256), bufio.NewWriterSize(h.sock, 256)), nil
 }
 
 // run reads messages until the connection ends and gives everything back that
@@ -292,6 +208,7 @@ func (c *socket) run(ws *websocket.Conn, s *Session, drain time.Duration) error 
 	stop := c.keepAlive(ws)
 	err := c.readAll(ws, s)
 	stop()
+	c.low.stop()
 	c.batch.Flush()
 	cause := rpc.ErrPeerGone
 	s.End(cause)
@@ -307,6 +224,10 @@ func (c *socket) run(ws *websocket.Conn, s *Session, drain time.Duration) error 
 	}
 	return err
 }
+
+// text takes an everyday message. The library is just reading, so this is the
+// session's reader.
+func (c *socket) text(msg []byte) { _ = c.session.Receive(c.batch, msg) }
 
 func (c *socket) readAll(ws *websocket.Conn, s *Session) error {
 	var buf []byte

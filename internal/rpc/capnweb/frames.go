@@ -1,0 +1,202 @@
+package capnweb
+
+import (
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+)
+
+// WebSocket opcodes.
+const (
+	opContinue = 0
+	opText     = 1
+	opClose    = 8 // from here on: control frames
+)
+
+const (
+	readBuffer = 8 << 10 // of a connection; what does not fit is the library's
+	maxHeader  = 14
+)
+
+var errTooBig = errors.New("announced message is too long")
+
+// frames splits what a client sends. Everyday frames (a whole, masked text
+// message that fits the buffer) go to text; all others are passed on to the
+// library, byte for byte. A message whose announced length is over the limit
+// is refused before any of it is read.
+type frames struct {
+	limit int64
+	text  func(payload []byte)              // borrows payload
+	fill  func(p []byte) (n int, err error) // reads from the connection
+
+	buf      []byte
+	from, to int   // what of buf is not handled yet
+	left     int64 // what is still to come of the frame that is passed on
+	total    int64 // of the fragmented message so far
+	parts    bool  // a fragmented message has begun
+}
+
+// Read returns bytes of frames that are not everyday, each from its header on.
+func (f *frames) Read(p []byte) (int, error) {
+	for {
+		if f.left > 0 {
+			return f.pass(p)
+		}
+		h := parseHeader(f.buf[f.from:f.to])
+		if h.size == 0 {
+			if err := f.more(); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		if err := f.account(h); err != nil {
+			return 0, err
+		}
+		if !h.everyday() || f.parts || h.size+h.length > readBuffer {
+			f.left = int64(h.size + h.length)
+			if h.op < opClose {
+				f.parts = !h.fin
+			}
+			continue
+		}
+		for f.to-f.from < h.size+h.length {
+			if err := f.more(); err != nil {
+				return 0, err
+			}
+		}
+		payload := f.buf[f.from+h.size : f.from+h.size+h.length]
+		unmask(payload, [4]byte(f.buf[f.from+h.size-4:]))
+		f.from += h.size + h.length
+		f.text(payload)
+	}
+}
+
+// pass hands bytes of the present frame on.
+func (f *frames) pass(p []byte) (n int, err error) {
+	p = p[:min(int64(len(p)), f.left)]
+	if f.from < f.to {
+		n = copy(p, f.buf[f.from:f.to])
+		f.from += n
+	} else {
+		n, err = f.fill(p)
+	}
+	f.left -= int64(n)
+	return n, err
+}
+
+// more reads behind what is in the buffer; there is room when less than an
+// everyday frame is.
+func (f *frames) more() error {
+	if f.buf == nil {
+		f.buf = make([]byte, readBuffer)
+	}
+	if f.from > 0 {
+		f.to = copy(f.buf, f.buf[f.from:f.to])
+		f.from = 0
+	}
+	n, err := f.fill(f.buf[f.to:])
+	f.to += n
+	if n > 0 {
+		return nil // an error comes again
+	}
+	return err
+}
+
+// account checks the length that a header announces.
+func (f *frames) account(h header) error {
+	if h.length < 0 || int64(h.length) > f.limit {
+		return errTooBig
+	}
+	if h.op >= opClose { // control frames stand between those of a message
+		return nil
+	}
+	if h.op != opContinue {
+		f.total = 0
+	}
+	if f.total += int64(h.length); f.total > f.limit {
+		return errTooBig
+	}
+	return nil
+}
+
+// header is the head of a frame.
+type header struct {
+	size   int // of the head; 0 when it is not complete
+	length int // of the payload; negative when no int holds it
+	op     byte
+	fin    bool
+	plain  bool // no reserved bit is set
+	masked bool
+}
+
+func (h header) everyday() bool { return h.op == opText && h.fin && h.plain && h.masked }
+
+func parseHeader(b []byte) (h header) {
+	if len(b) < 2 {
+		return header{}
+	}
+	h.op, h.fin, h.plain, h.masked = b[0]&0x0f, b[0]&0x80 != 0, b[0]&0x70 == 0, b[1]&0x80 != 0
+	h.size, h.length = 2, int(b[1]&0x7f)
+	long := h.length
+	switch long {
+	case 126:
+		h.size = 4
+	case 127:
+		h.size = 10
+	}
+	if h.masked {
+		h.size += 4
+	}
+	if len(b) < h.size {
+		return header{}
+	}
+	switch long {
+	case 126:
+		h.length = int(binary.BigEndian.Uint16(b[2:]))
+	case 127:
+		h.length = int(int64(binary.BigEndian.Uint64(b[2:])))
+	}
+	return h
+}
+
+// unmask takes the client's mask off, eight bytes at a time.
+func unmask(p []byte, key [4]byte) {
+	k := uint64(binary.LittleEndian.Uint32(key[:]))
+	k |= k << 32
+	for len(p) >= 8 {
+		binary.LittleEndian.PutUint64(p, binary.LittleEndian.Uint64(p)^k)
+		p = p[8:]
+	}
+	for i := range p {
+		p[i] ^= key[i&3]
+	}
+}
+
+// appendFrame appends one unfragmented frame.
+func appendFrame(dst []byte, op byte, payload []byte, mask bool) []byte {
+	var bit byte
+	if mask {
+		bit = 0x80
+	}
+	dst = append(dst, 0x80|op)
+	switch n := len(payload); {
+	case n < 126:
+		dst = append(dst, bit|byte(n))
+	case n < 1<<16:
+		dst = append(dst, bit|126)
+		dst = binary.BigEndian.AppendUint16(dst, uint16(n))
+	default:
+		dst = append(dst, bit|127)
+		dst = binary.BigEndian.AppendUint64(dst, uint64(n))
+	}
+	if !mask {
+		return append(dst, payload...)
+	}
+	var key [4]byte
+	binary.LittleEndian.PutUint32(key[:], rand.Uint32()) // hides nothing: it keeps proxies from taking payload for protocol
+	dst = append(dst, key[:]...)
+	from := len(dst)
+	dst = append(dst, payload...)
+	unmask(dst[from:], key)
+	return dst
+}
