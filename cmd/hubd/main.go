@@ -32,8 +32,13 @@ func main() {
 
 // run is hubd with these arguments; it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
-	if len(args) > 0 && args[0] == "service" {
-		return runService(args[1:], stdout, stderr)
+	if len(args) > 0 {
+		switch args[0] {
+		case "service":
+			return runService(args[1:], stdout, stderr)
+		case "config":
+			return runConfig(args[1:], stdout, stderr)
+		}
 	}
 	command, err := parse(args)
 	switch {
@@ -52,7 +57,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, err)
 	}
 	o.Load = command.load
-	if command.source.File == "" {
+	if command.source.File == "" && command.source.Dir == "" {
 		o.Load = nil // nothing to read anew
 	}
 	o.Version = version()
@@ -157,7 +162,7 @@ func parse(args []string) (*command, error) {
 	c.flags.SortFlags = false
 	c.flags.Usage = func() {}
 	c.flags.SetOutput(io.Discard)
-	config := c.flags.String("config", "", "YAML `FILE` to read; without it, the default file if it exists")
+	config := c.flags.String("config", "", "YAML `FILE` to read; without it hubd.yaml and conf.d/*.yaml in the default folder, if they exist")
 	values := map[string]*value{}
 	for _, k := range hub.Keys() {
 		v := &value{key: k}
@@ -185,14 +190,13 @@ func parse(args []string) (*command, error) {
 			given[name] = v.given
 		}
 	}
-	file := *config
-	if file == "" {
-		file = os.Getenv("HUBD_CONFIG")
+	c.source = hub.Source{File: *config, Env: os.LookupEnv, Flags: given}
+	if c.source.File == "" {
+		c.source.File = os.Getenv("HUBD_CONFIG")
 	}
-	if file == "" {
-		file = hub.DefaultFile()
+	if c.source.File == "" {
+		c.source.File, c.source.Dir = hub.DefaultFiles()
 	}
-	c.source = hub.Source{File: file, Env: os.LookupEnv, Flags: given}
 	return c, nil
 }
 

@@ -20,6 +20,7 @@ Examples:
 
 Usage:
   hubd [flags]
+  hubd config check|print [--defaults] [flags]
   hubd service install|uninstall|start|stop|restart|status
 
 Flags:
@@ -28,7 +29,8 @@ Flags:
 const usageTail = `
 Each flag is also a variable (--log-level is HUBD_LOG_LEVEL, lists are separated
 by blanks) and a key of the YAML file (log: {level: ...}). Flags win over
-variables, variables over the file.
+variables, variables over files. "hubd config print --defaults" prints a file
+with all keys, "hubd config check" says what is wrong with one, and where.
 
 Signals: SIGTERM and SIGINT stop in order, a second one stops at once; SIGHUP
 reads the configuration file again.

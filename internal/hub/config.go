@@ -3,6 +3,7 @@ package hub
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -195,6 +196,10 @@ func findKey(name string) *configKey {
 type Source struct {
 	// File is the YAML file; "" for none. It must exist.
 	File string
+	// Dir is a folder of drop-ins, "" for none: its *.yaml files are read after
+	// File in the order of their names, and win over what was read before. It
+	// need not exist.
+	Dir string
 	// Env looks a variable up; nil when there are none.
 	Env func(name string) (string, bool)
 	// Flags has the values given on the command line, by the Name of the key.
@@ -206,10 +211,12 @@ type Source struct {
 func (s Source) Options() (Options, error) {
 	var o Options
 	var problems []error
-	if s.File != "" {
-		if err := readFile(s.File, &o); err != nil {
-			problems = append(problems, err)
-		}
+	files, err := s.Files()
+	if err != nil {
+		problems = append(problems, err)
+	}
+	for _, file := range files {
+		problems = append(problems, readFile(file, &o)...)
 	}
 	for _, k := range configKeys {
 		if s.Env != nil {
@@ -235,21 +242,43 @@ func (s Source) Options() (Options, error) {
 	return o, nil
 }
 
-// DefaultFile returns the configuration file that is read when none is given:
-// "" when it does not exist.
-func DefaultFile() string {
-	path := "/etc/hubd/hubd.yaml"
-	if os.Geteuid() != 0 && os.Getenv("CONFIGURATION_DIRECTORY") == "" {
+// Files lists the files that are read, in their order.
+func (s Source) Files() ([]string, error) {
+	var files []string
+	if s.File != "" {
+		files = append(files, s.File)
+	}
+	if s.Dir == "" {
+		return files, nil
+	}
+	entries, err := os.ReadDir(s.Dir) // sorted
+	if errors.Is(err, fs.ErrNotExist) {
+		return files, nil
+	}
+	for _, e := range entries {
+		if name := e.Name(); filepath.Ext(name) == ".yaml" && name[0] != '.' {
+			files = append(files, filepath.Join(s.Dir, name))
+		}
+	}
+	return files, err
+}
+
+// DefaultFiles returns the configuration file that is read when none is given,
+// "" when it does not exist, and the folder of its drop-ins.
+func DefaultFiles() (file, dropIns string) {
+	folder := "/etc/hubd"
+	if given, _, _ := strings.Cut(os.Getenv("CONFIGURATION_DIRECTORY"), ":"); filepath.IsAbs(given) {
+		folder = given
+	} else if os.Geteuid() != 0 {
 		dir, err := os.UserConfigDir()
 		if err != nil {
-			return ""
+			return "", ""
 		}
-		path = filepath.Join(dir, "hubd", "hubd.yaml")
-	} else if dir, _, _ := strings.Cut(os.Getenv("CONFIGURATION_DIRECTORY"), ":"); filepath.IsAbs(dir) {
-		path = filepath.Join(dir, "hubd.yaml")
+		folder = filepath.Join(dir, "hubd")
 	}
-	if _, err := os.Stat(path); err != nil {
-		return ""
+	file = filepath.Join(folder, "hubd.yaml")
+	if _, err := os.Stat(file); err != nil {
+		file = ""
 	}
-	return path
+	return file, filepath.Join(folder, "conf.d")
 }

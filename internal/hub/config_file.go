@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -16,33 +17,34 @@ import (
 // maxConfigFile bounds what is read of a configuration file.
 const maxConfigFile = 1 << 20
 
-// readFile sets in o what the YAML file at path says.
-func readFile(path string, o *Options) error {
+// readFile sets in o what the YAML file at path says, and returns all that is
+// wrong with it.
+func readFile(path string, o *Options) (problems []error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return []error{err}
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1))
 	if err != nil {
-		return err
+		return []error{err}
 	}
 	if len(text) > maxConfigFile {
-		return fmt.Errorf("%s: longer than %d bytes", path, maxConfigFile)
+		return []error{fmt.Errorf("%s: longer than %d bytes", path, maxConfigFile)}
 	}
-	if err := parseFile(text, o); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+	for _, problem := range parseFile(text, o) {
+		problems = append(problems, fmt.Errorf("%s: %w", path, problem))
 	}
-	return nil
+	return problems
 }
 
 // parseFile walks the document instead of decoding it: the table of keys says
 // what there may be, so that file, variables and flags cannot drift apart, and
 // each complaint can point at its place.
-func parseFile(text []byte, o *Options) error {
+func parseFile(text []byte, o *Options) []error {
 	file, err := parser.ParseBytes(text, 0)
 	if err != nil {
-		return errors.New(strings.TrimSpace(err.Error()))
+		return []error{errors.New(strings.TrimSpace(err.Error()))}
 	}
 	docs := file.Docs
 	for len(docs) > 0 && docs[len(docs)-1].Body == nil {
@@ -52,7 +54,7 @@ func parseFile(text []byte, o *Options) error {
 	case len(docs) == 0:
 		return nil
 	case len(docs) > 1:
-		return complain(docs[1].Body, "there is a second document")
+		return []error{complain(docs[1].Body, "there is a second document")}
 	}
 	switch docs[0].Body.(type) {
 	case *ast.NullNode, *ast.CommentGroupNode:
@@ -61,39 +63,57 @@ func parseFile(text []byte, o *Options) error {
 	return walk(docs[0].Body, "", o)
 }
 
-// walk sets what the mapping node says about the keys below prefix.
-func walk(node ast.Node, prefix string, o *Options) error {
+// walk sets what the mapping node says about the keys below prefix. It goes on
+// after a mistake, so that all of them are told at once.
+func walk(node ast.Node, prefix string, o *Options) (problems []error) {
 	entries, ok := mapping(node)
 	if !ok {
-		return complain(node, "expected a mapping of keys to values")
+		return []error{complain(node, "expected a mapping of keys to values")}
 	}
 	for _, entry := range entries {
 		name := prefix + entry.Key.GetToken().Value
 		if _, ok := entry.Key.(*ast.StringNode); !ok {
-			return complain(entry.Key, "expected the name of a key")
+			problems = append(problems, complain(entry.Key, "expected the name of a key"))
+			continue
 		}
 		if k := findKey(name); k != nil {
-			values, err := valuesOf(k, entry.Value)
-			if err != nil {
-				return err
-			}
-			if values == nil {
-				continue
-			}
-			if err := k.set(o, values); err != nil {
-				return complain(entry.Value, "%s: %v", name, err)
+			if err := setFrom(k, entry.Value, o); err != nil {
+				problems = append(problems, err)
 			}
 			continue
 		}
 		if !isGroup(name + ".") {
-			return complain(entry.Key, "unknown key %q", name)
+			problems = append(problems, complain(entry.Key, "unknown key %q", name))
+			continue
 		}
 		if _, null := entry.Value.(*ast.NullNode); null {
 			continue
 		}
-		if err := walk(entry.Value, name+".", o); err != nil {
-			return err
-		}
+		problems = append(problems, walk(entry.Value, name+".", o)...)
+	}
+	return problems
+}
+
+// setFrom sets one key. What is wrong with its value alone is told here, where
+// there is a line to point at, and not only by Options.Validate.
+func setFrom(k *configKey, node ast.Node, o *Options) error {
+	values, err := valuesOf(k, node)
+	if err != nil || values == nil {
+		return err
+	}
+	if err := k.set(o, values); err != nil {
+		return complain(node, "%s: %v", k.name, err)
+	}
+	alone := Options{AllowInsecure: true}
+	if err := k.set(&alone, values); err != nil {
+		return complain(node, "%s: %v", k.name, err)
+	}
+	err = alone.Validate()
+	if _, missing := errors.AsType[*fs.PathError](err); missing { // what is on the disk may change until the start
+		return nil
+	}
+	if wrong, ok := errors.AsType[*ConfigError](err); ok {
+		return complain(node, "%v", errors.Join(wrong.Problems...))
 	}
 	return nil
 }

@@ -1,9 +1,11 @@
 package hub
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -156,17 +158,96 @@ func TestBadFile(t *testing.T) {
 		{"text at the top", "demo\n", "expected a mapping"},
 		{"key twice", "demo: true\ndemo: false\n", "demo"},
 		{"two documents", "demo: true\n---\ndemo: false\n", "second document"},
+		{"no level", "log: {level: loud}\n", `log level "loud"`},
+		{"no address", "listen: [foo]\n", "expected unix:// or tcp://"},
+		{"limit out of range", "limits: {outbox: 3}\n", "limits.outbox: 3 is not between"},
 		{"no YAML", "demo: [\n", ""},
 		{"tabs", "log:\n\tlevel: info\n", ""},
 	} {
 		var o Options
-		err := parseFile([]byte(c.text), &o)
+		err := errors.Join(parseFile([]byte(c.text), &o)...)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want %q", c.name, err, c.want)
 			continue
 		}
 		if c.want != "" && (!strings.Contains(err.Error(), "^") || !strings.Contains(err.Error(), ">")) {
 			t.Errorf("%s: no line with a caret in:\n%v", c.name, err)
+		}
+	}
+}
+
+// All mistakes of all files are told at once, each with its file.
+func TestEveryMistakeIsTold(t *testing.T) {
+	file := writeConfig(t, "sate: /x\nlog: {level: loud}\n")
+	dir := t.TempDir()
+	bad := filepath.Join(dir, "10-bad.yaml")
+	if err := os.WriteFile(bad, []byte("limits: {calls: many}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Source{File: file, Dir: dir}.Options()
+	config, ok := errors.AsType[*ConfigError](err)
+	if !ok || len(config.Problems) != 3 {
+		t.Fatalf("error %v", err)
+	}
+	for i, want := range []string{file, file, bad} {
+		if !strings.HasPrefix(config.Problems[i].Error(), want+": ") {
+			t.Errorf("problem %d: %v", i, config.Problems[i])
+		}
+	}
+}
+
+func TestDropInsWinInOrderOfNames(t *testing.T) {
+	file := writeConfig(t, "metrics: 127.0.0.1:1\nlog: {level: warn}\nstate: /main\n")
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"20-b.yaml": "log: {level: debug}", "10-a.yaml": "log: {level: error}\nmetrics: 127.0.0.1:2",
+		"30-c.yaml.bak": "state: /no", ".40.yaml": "state: /no",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o, err := Source{File: file, Dir: dir}.Options()
+	if err != nil || o.LogLevel != "debug" || o.Metrics != "127.0.0.1:2" || o.State != "/main" {
+		t.Errorf("level %q, metrics %q, state %q, %v", o.LogLevel, o.Metrics, o.State, err)
+	}
+	if _, err := (Source{Dir: filepath.Join(dir, "none")}).Options(); err != nil {
+		t.Errorf("no folder of drop-ins: %v", err)
+	}
+}
+
+// What is printed can be read, and means the same.
+func TestPrintedConfigReadsBack(t *testing.T) {
+	base, err := (Options{State: "/s", Listen: []string{"unix:///a?mode=0660"}, Demo: true, LogLevel: "warn",
+		Hosts: []string{"it's:1"}, Limits: Limits{Calls: 7, Drain: 3 * time.Second}}).withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, defaults := range []bool{false, true} {
+		var text strings.Builder
+		if err := PrintConfig(&text, base, defaults); err != nil {
+			t.Fatal(err)
+		}
+		want := base
+		if defaults {
+			want, _ = Options{}.withDefaults()
+		}
+		for name, form := range map[string]string{
+			"as it is":    text.String(),
+			"uncommented": regexp.MustCompile(`(?m)^( *)#([a-z_]+:|  - )`).ReplaceAllString(text.String(), "$1$2"),
+		} {
+			got, err := Source{File: writeConfig(t, form)}.Options()
+			if err == nil {
+				got, err = got.withDefaults()
+			}
+			if err != nil {
+				t.Fatalf("defaults %v, %s: %v in\n%s", defaults, name, err, form)
+			}
+			for _, k := range configKeys {
+				if k.get(&got) != k.get(&want) {
+					t.Errorf("defaults %v, %s: %s is %q, want %q", defaults, name, k.name, k.get(&got), k.get(&want))
+				}
+			}
 		}
 	}
 }
@@ -268,8 +349,10 @@ func FuzzParseFile(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		var o Options
-		if err := parseFile([]byte(text), &o); err != nil && err.Error() == "" {
-			t.Error("an error without a text")
+		for _, err := range parseFile([]byte(text), &o) {
+			if err.Error() == "" {
+				t.Error("an error without a text")
+			}
 		}
 	})
 }
