@@ -81,7 +81,7 @@ user's hub ($XDG_RUNTIME_DIR/hubd/hub.sock), else at /run/hubd/hub.sock.`,
 	root.RegisterFlagCompletionFunc("color", cobra.FixedCompletions([]string{"auto", "always", "never"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		newCall(a), newMethods(a), newDescribe(a), newPing(a), newAttach(a), newPublish(a),
-		newWait(a), newStatus(a), newState(a), newBridge(a), newExitCodes(),
+		newWait(a), newStatus(a), newState(a), newToken(a), newBridge(a), newExitCodes(),
 	)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

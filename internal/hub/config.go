@@ -164,6 +164,7 @@ var configKeys = []configKey{
 	liveKey(list("http.hosts", "HOST", "further Host that TCP listeners answer to; repeatable", func(o *Options) *[]string { return &o.Hosts })),
 	liveKey(list("http.origins", "ORIGIN", "web origin whose pages may call, such as https://example.com; repeatable",
 		func(o *Options) *[]string { return &o.Origins })),
+	toggle("http.query_token", "accept tokens as ?token= in addresses", func(o *Options) *bool { return &o.QueryToken }),
 
 	number("frame", "bytes of one frame or line", func(l *Limits) *int { return &l.Frame }),
 	number("calls_per_connection", "calls in flight of one connection", func(l *Limits) *int { return &l.CallsPerConnection }),
@@ -173,6 +174,7 @@ var configKeys = []configKey{
 	number("connections", "open connections", func(l *Limits) *int { return &l.Connections }),
 	number("connections_per_uid", "open connections of one user", func(l *Limits) *int { return &l.ConnectionsPerUID }),
 	number("connections_unauthenticated", "TCP connections that must still authenticate", func(l *Limits) *int { return &l.ConnectionsUnauthenticated }),
+	span("handshake", "time in which they must do so", func(l *Limits) *time.Duration { return &l.Handshake }),
 	span("first_byte", "time until the first byte of a TCP connection", func(l *Limits) *time.Duration { return &l.FirstByte }),
 	span("http_head", "time until the head of a request is complete", func(l *Limits) *time.Duration { return &l.HTTPHead }),
 	number("http_head_bytes", "bytes of the head of a request", func(l *Limits) *int { return &l.HTTPHeadBytes }),

@@ -24,10 +24,11 @@ type conn struct {
 	listener *listener
 	since    time.Time
 	hub      *hub
-	account  *account // whose quota it uses; set by registry.enter
-	must     bool     // has yet to authenticate; guarded by registry.mu
+	account  *account    // whose quota it uses; set by registry.enter
+	must     *time.Timer // ends a connection that has yet to authenticate; nil when it need not; guarded by registry.mu
 
-	peer     atomic.Pointer[rpc.Peer]
+	base     *rpc.Peer                    // who it is without a token; set by serve
+	peer     atomic.Pointer[rpc.Peer]     // on whose behalf calls run; over HTTP, those of the present request
 	protocol atomic.Pointer[rpc.Protocol] // nil until the first bytes told
 	link     atomic.Pointer[rpc.Link]
 	owner    atomic.Pointer[string] // of ephemeral keys; nil: the connection itself

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -13,6 +14,8 @@ const (
 	limitConnections     = "connections"
 	limitConnectionsUID  = "connections_per_uid"
 	limitUnauthenticated = "connections_unauthenticated"
+	limitHandshake       = "handshake"
+	limitAttempts        = "failed_attempts"
 	limitFirstByte       = "first_byte"
 	limitWriteStall      = "write_stall"
 	limitFrame           = "frame"
@@ -84,13 +87,37 @@ func (r *registry) enter(c *conn) (limit string, ok bool) {
 		r.users[uid] = u
 	}
 	u.conns++
+	r.last++
+	c.id, c.account = r.last, u
 	if must {
 		r.must++
+		c.must = time.AfterFunc(r.limits.Handshake, func() { r.expire(c) })
 	}
-	r.last++
-	c.id, c.account, c.must = r.last, u, must
 	r.all[c] = struct{}{}
 	return "", true
+}
+
+// authenticated notes that the peer of c has said who it is.
+func (r *registry) authenticated(c *conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c.must != nil {
+		r.must--
+		c.must.Stop()
+		c.must = nil
+	}
+}
+
+// expire ends a connection whose peer has not said who it is in time: there
+// are few places for those.
+func (r *registry) expire(c *conn) {
+	r.mu.Lock()
+	late := c.must != nil
+	r.mu.Unlock()
+	if late {
+		c.hub.metrics.rejected(limitHandshake)
+		c.Close()
+	}
 }
 
 // leave takes c out; connections that never entered are ignored.
@@ -101,8 +128,10 @@ func (r *registry) leave(c *conn) {
 		return
 	}
 	delete(r.all, c)
-	if c.must {
+	if c.must != nil {
 		r.must--
+		c.must.Stop()
+		c.must = nil
 	}
 	if c.account.conns--; c.account.conns == 0 {
 		delete(r.users, c.account.uid)

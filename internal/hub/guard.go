@@ -12,26 +12,34 @@ import (
 
 // guard refuses what web pages of other origins, or behind other names, send
 // to TCP listeners: before routing and on every path. A Unix socket cannot be
-// reached by a page, so any Host is fine there.
+// reached by a page, so any Host is fine there. Then it finds out on whose
+// behalf the request comes.
 func (h *hub) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := connOf(r)
+		page := false
 		if c.listener.addr.network == "tcp" {
 			live := h.live.Load()
 			if !hostAllowed(r, c, live.hosts) {
 				h.metrics.drop(protocolHTTP, dropHost)
+				h.audit.request(c, dropHost)
 				http.Error(w, "this name does not belong to the hub", http.StatusMisdirectedRequest)
 				return
 			}
 			if !originAllowed(r, live.origins) {
 				h.metrics.drop(protocolHTTP, dropOrigin)
+				h.audit.request(c, dropOrigin)
 				http.Error(w, "pages of this origin are not allowed", http.StatusForbidden)
 				return
 			}
-			if c.listener.addr.auth == authUID && r.Header.Get("Origin") != "" {
-				unauthenticated(w) // the user of a browser is not the author of the page
-				return
-			}
+			page = r.Header.Get("Origin") != ""
+		}
+		if !h.admitRequest(w, r, c) {
+			return
+		}
+		if page && c.listener.addr.auth == authUID && c.peer.Load() == c.base {
+			unauthenticated(w) // the user of a browser is not the author of the page
+			return
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -99,11 +107,12 @@ func (h *hub) needs(scope rpc.Scope, next http.Handler) http.Handler {
 		c := connOf(r)
 		p := c.peer.Load()
 		switch {
-		case p != nil && p.Scopes&scope != 0, c.listener.metrics && scope == rpc.ScopeRead:
+		case p.Has(scope), c.listener.metrics && scope == rpc.ScopeRead:
 			next.ServeHTTP(w, r)
 		case p != nil && p.Unauthenticated:
 			unauthenticated(w)
 		default:
+			h.audit.request(c, "scope "+scope.String()+" is missing for "+r.URL.Path)
 			http.Error(w, "not allowed", http.StatusForbidden)
 		}
 	})

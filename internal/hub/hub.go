@@ -9,6 +9,8 @@
 //	http.go       everything that speaks HTTP; guard.go who may
 //	notify.go     what the service manager is told; watchdog.go whether to
 //	journal.go    the log as entries with fields of the systemd journal
+//	peer.go       who is at the other end; trust.go by which token
+//	tokens.go     the methods about tokens; audit.go what was denied
 //	metrics.go    what the calls and connections did, for Prometheus
 //	methods.go    the hub's own methods
 //	state.go      the state service and what it is told of the hub
@@ -28,6 +30,7 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc/kollabor"
 	"github.com/hubd-dev/hubd/internal/session"
 	"github.com/hubd-dev/hubd/internal/statesvc"
+	"github.com/hubd-dev/hubd/internal/trust"
 )
 
 // hub is a running daemon. Everything above the line is set before the first
@@ -53,6 +56,9 @@ type hub struct {
 	store     statesvc.Store
 	service   *statesvc.Service // of the store
 	state     *os.File          // lock of the state folder
+	tokens    *trust.Store      // nil until start
+	attempts  trust.Limiter     // of what is no token
+	audit     *audit
 
 	sessionDir  string   // of the sessions' sockets; "" when there are none
 	sessionLock *os.File // of that folder

@@ -25,8 +25,9 @@ func (h *hub) newKollabor() *kollabor.Server {
 			h.log.Info("shutdown was asked for", zap.String("reason", rpc.CleanText(reason, 200)), zap.Int("uid", peer.UID))
 			h.ask(reason)
 		},
-		Outbox:  kollabor.Limits{Hard: h.opts.Limits.Outbox},
-		MaxLine: h.opts.Limits.Frame,
+		Authenticate: h.authenticateHello,
+		Outbox:       kollabor.Limits{Hard: h.opts.Limits.Outbox},
+		MaxLine:      h.opts.Limits.Frame,
 	})
 }
 

@@ -68,6 +68,9 @@ type callObserver struct{ h *hub }
 func (o callObserver) Done(c *rpc.Call, err *rpc.Error, took time.Duration) {
 	o.h.metrics.done(c, err, took)
 	o.h.answered.Add(1)
+	if err != nil {
+		o.h.audit.denied(c, err)
+	}
 	if o.h.phase.Load() == draining {
 		select {
 		case o.h.settled <- struct{}{}:

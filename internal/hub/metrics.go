@@ -33,6 +33,7 @@ type metrics struct {
 	drops        *prometheus.CounterVec
 	rejections   *prometheus.CounterVec
 	storeOps     *prometheus.HistogramVec
+	authFailures prometheus.Counter
 
 	attached      prometheus.Gauge
 	followers     prometheus.Gauge
@@ -103,6 +104,7 @@ func newMetrics(version string, protocols []rpc.Protocol) *metrics {
 	m.drops = m.counters("hubd_drops_total", "Connections and requests that were turned away, and events that slow followers lost, by reason.",
 		"protocol", "reason")
 	m.rejections = m.counters("hubd_rejected_total", "Refusals because of a limit, by the name of the limit.", "limit")
+	m.authFailures = m.counter("hubd_auth_failures_total", "Tokens that were presented and refused.")
 	m.storeOps = m.histograms("hubd_store_op_duration_seconds", "Time that operations of the state store took.", durationBuckets, "op")
 	m.attached = m.gauge("hubd_attached_clients", "Clients that are attached to sessions through the native protocol.")
 	m.followers = m.gauge("hubd_session_followers", "Followers of sessions, in any protocol.")
@@ -150,7 +152,7 @@ func (m *metrics) zero() {
 	}
 	for _, limit := range []string{
 		rpc.LimitCallsPerConnection, rpc.LimitCallsPerUID, rpc.LimitCalls, rpc.LimitOutbox,
-		limitConnections, limitConnectionsUID, limitUnauthenticated, limitFirstByte, limitWriteStall, limitFrame,
+		limitConnections, limitConnectionsUID, limitUnauthenticated, limitHandshake, limitAttempts, limitFirstByte, limitWriteStall, limitFrame,
 	} {
 		m.rejections.WithLabelValues(limit)
 	}

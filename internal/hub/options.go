@@ -45,6 +45,9 @@ type Options struct {
 	Hosts []string
 	// Origins has the web origins whose pages may call, such as "https://example.com".
 	Origins []string
+	// QueryToken lets requests carry their token as ?token=. Addresses end up in
+	// histories and in the logs of proxies, so this is for clients that can set nothing else.
+	QueryToken bool
 	// Limits bounds what peers may use.
 	Limits Limits
 
@@ -89,6 +92,7 @@ type Limits struct {
 	Connections                int           // all
 	ConnectionsPerUID          int           //
 	ConnectionsUnauthenticated int           // TCP connections that must still say who they are
+	Handshake                  time.Duration // TCP: until they have said it
 	FirstByte                  time.Duration // TCP: until the first byte
 	HTTPHead                   time.Duration // until the head of a request is complete
 	HTTPHeadBytes              int           //
@@ -105,6 +109,7 @@ const (
 	DefaultConnections                = 16384
 	DefaultConnectionsPerUID          = 12288
 	DefaultConnectionsUnauthenticated = 256
+	DefaultHandshake                  = 10 * time.Second
 	DefaultFirstByte                  = 10 * time.Second
 	DefaultHTTPHead                   = 10 * time.Second
 	DefaultHTTPHeadBytes              = 64 << 10
@@ -124,6 +129,7 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.Connections, DefaultConnections)
 	fill(&l.ConnectionsPerUID, DefaultConnectionsPerUID)
 	fill(&l.ConnectionsUnauthenticated, DefaultConnectionsUnauthenticated)
+	fill(&l.Handshake, DefaultHandshake)
 	fill(&l.FirstByte, DefaultFirstByte)
 	fill(&l.HTTPHead, DefaultHTTPHead)
 	fill(&l.HTTPHeadBytes, DefaultHTTPHeadBytes)
@@ -277,7 +283,7 @@ func (l Limits) validate() error {
 	check("connections_unauthenticated", int64(l.ConnectionsUnauthenticated), 1, 1<<20)
 	check("http_head_bytes", int64(l.HTTPHeadBytes), 1<<10, 16<<20)
 	for name, d := range map[string]time.Duration{
-		"first_byte": l.FirstByte, "http_head": l.HTTPHead, "http_idle": l.HTTPIdle, "write_stall": l.WriteStall, "drain": l.Drain,
+		"handshake": l.Handshake, "first_byte": l.FirstByte, "http_head": l.HTTPHead, "http_idle": l.HTTPIdle, "write_stall": l.WriteStall, "drain": l.Drain,
 	} {
 		if d != 0 && (d < time.Millisecond || d > time.Hour) {
 			problems = append(problems, fmt.Errorf("limits.%s: %v is not between 1ms and 1h", name, d))

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/session"
+	"github.com/hubd-dev/hubd/internal/trust"
 )
 
 // closing bounds each step of a shutdown after the drain.
@@ -75,6 +76,12 @@ func start(o Options) (_ *hub, err error) {
 			return nil, err
 		}
 	}
+	if err := h.openTokens(); err != nil {
+		return nil, err
+	}
+	if err := h.table.Add(h.tokenMethods()...); err != nil {
+		return nil, err
+	}
 	h.table.Describe("session", session.ServiceDoc)
 	if err := h.table.Add(h.sessions.Methods()...); err != nil {
 		return nil, err
@@ -128,6 +135,8 @@ func newHub(o Options) *hub {
 	if h.log == nil {
 		h.log = newLog(h.level)
 	}
+	h.audit = newAudit(h.log)
+	h.attempts = trust.Limiter{Burst: attemptBurst, Every: attemptEvery, Max: attemptAddresses}
 	h.ctx, h.stop = context.WithCancelCause(context.Background())
 	h.live.Store(&live{hosts: o.Hosts, origins: o.Origins})
 

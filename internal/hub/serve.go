@@ -41,6 +41,7 @@ func (h *hub) serve(c *conn) {
 		c.Close()
 		return
 	}
+	c.base = peer
 	c.peer.Store(peer)
 	if limit, ok := h.open.enter(c); !ok {
 		if limit != "" {

@@ -22,6 +22,9 @@ func In(mode Mode) Option { return func(m *Method) { m.Run = mode } }
 // Needs sets the scope; the default is ScopeCall.
 func Needs(s Scope) Option { return func(m *Method) { m.Scope = s } }
 
+// Open lets everybody call the method, before authentication as well.
+func Open() Option { return func(m *Method) { m.Open = true } }
+
 // Within sets the deadline of a call that names none itself; negative is none.
 func Within(d time.Duration) Option { return func(m *Method) { m.Deadline = d } }
 

@@ -16,7 +16,8 @@ type Link struct {
 	Conn  any     // the hub's own record of the connection; set before the first Start
 
 	gate *Gate
-	n    atomic.Int64 // registered calls
+	peer atomic.Pointer[Peer] // of later calls; nil: as the protocol says
+	n    atomic.Int64         // registered calls
 
 	mu      sync.Mutex // before call, stream and outbox locks; never held while one of them is waited for
 	byKey   map[string]*Call
@@ -38,6 +39,18 @@ func NewLink(gate *Gate) *Link {
 	return &Link{gate: gate, quiet: make(chan struct{}, 1)}
 }
 
+// SetPeer changes on whose behalf later calls run, whatever their protocol
+// says: the other end has authenticated as somebody else.
+func (l *Link) SetPeer(p *Peer) { l.peer.Store(p) }
+
+// Peer returns what SetPeer has set, else p.
+func (l *Link) Peer(p *Peer) *Peer {
+	if set := l.peer.Load(); set != nil {
+		return set
+	}
+	return p
+}
+
 // Start admits c and starts it at t: the one way for protocols to call. Every
 // outcome, refusal and panic included, reaches c.Reply exactly once. Start
 // never blocks.
@@ -45,6 +58,7 @@ func (l *Link) Start(b *Batch, t Target, c *Call) {
 	c.link = l
 	c.index = -1
 	c.began = b.Now()
+	c.Peer = l.Peer(c.Peer)
 	if e := l.refuse(c, t); e != nil {
 		c.Finish(b, Value{}, e)
 		return
@@ -78,10 +92,7 @@ func (l *Link) refuse(c *Call, t Target) *Error {
 		return l.over(LimitOutbox, "too many bytes wait to be read by this client")
 	}
 	if isMethod && !c.Peer.May(m) {
-		if c.Peer != nil && c.Peer.Unauthenticated {
-			return &Error{Code: CodeUnauthenticated, Message: "calling " + m.Name + " needs authentication", Ran: RanNo}
-		}
-		return &Error{Code: CodePermissionDenied, Message: "not allowed to call " + m.Name, Ran: RanNo}
+		return c.Peer.Refusal(m)
 	}
 	if n > 0 && c.Key != "" && l.InFlight(c.Key) {
 		return errDuplicate

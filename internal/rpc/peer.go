@@ -2,6 +2,8 @@ package rpc
 
 import (
 	"strings"
+	"sync/atomic"
+	"time"
 )
 
 // Scope is a set of permissions.
@@ -56,25 +58,76 @@ type Peer struct {
 	// Unauthenticated says that the peer has yet to say who it is: what it may
 	// not call is answered with CodeUnauthenticated.
 	Unauthenticated bool
+	// Grant is what the permissions hang on when they can end before the
+	// connection does; nil when they cannot.
+	Grant *Grant
+}
+
+// Grant is a permission that can be taken back while connections use it, such
+// as that of a token. Its methods may be called by many goroutines.
+type Grant struct {
+	until time.Time
+	ended atomic.Bool
+}
+
+// NewGrant returns a permission that holds until the given time; the zero time
+// means that it does not end by itself.
+func NewGrant(until time.Time) *Grant { return &Grant{until: until} }
+
+// End takes the permission back, for good.
+func (g *Grant) End() { g.ended.Store(true) }
+
+// Holds reports whether the permission is still there. That of a nil Grant is.
+func (g *Grant) Holds() bool {
+	return g == nil || !g.ended.Load() && (g.until.IsZero() || time.Now().Before(g.until))
 }
 
 // Local is the peer of calls that the hub makes itself.
 var Local = &Peer{UID: -1, GID: -1, PID: -1, Name: "hub", Scopes: AllScopes}
 
+// Has reports whether the peer has one of the scopes. A nil Peer has none.
+func (p *Peer) Has(s Scope) bool { return p != nil && p.Scopes&s != 0 && p.Grant.Holds() }
+
 // May reports whether the peer may call m. A nil Peer may nothing.
 func (p *Peer) May(m *Method) bool {
-	if p == nil || p.Scopes&m.Scope == 0 {
+	if p == nil {
 		return false
 	}
+	if m.Open {
+		return true
+	}
+	return p.Has(m.Scope) && p.covers(m.Name)
+}
+
+// covers reports whether the method patterns of p let the name through.
+func (p *Peer) covers(name string) bool {
 	if len(p.Methods) == 0 {
 		return true
 	}
 	for _, pattern := range p.Methods {
-		if prefix, wild := strings.CutSuffix(pattern, "*"); pattern == m.Name || wild && strings.HasPrefix(m.Name, prefix) {
+		if MatchName(pattern, name) {
 			return true
 		}
 	}
 	return false
+}
+
+// MatchName reports whether a method pattern covers name. A trailing * in the
+// pattern matches the rest.
+func MatchName(pattern, name string) bool {
+	prefix, wild := strings.CutSuffix(pattern, "*")
+	return pattern == name || wild && strings.HasPrefix(name, prefix)
+}
+
+// Refusal is the error of a call of m by a peer that May not call it.
+func (p *Peer) Refusal(m *Method) *Error {
+	switch {
+	case p != nil && p.Unauthenticated:
+		return &Error{Code: CodeUnauthenticated, Message: "calling " + m.Name + " needs authentication", Ran: RanNo}
+	case p != nil && !p.Grant.Holds():
+		return &Error{Code: CodeUnauthenticated, Message: "the token has expired or was revoked", Ran: RanNo}
+	}
+	return &Error{Code: CodePermissionDenied, Message: "not allowed to call " + m.Name, Ran: RanNo}
 }
 
 // TraceContext is the W3C trace context that came with a call.

@@ -123,11 +123,7 @@ func (t checked) Start(b *rpc.Batch, c *rpc.Call) {
 	case c.Get:
 		c.Finish(b, rpc.TreeValue(rpc.NewRef(t, nil)), nil)
 	case !c.Peer.May(t.m):
-		code, why := rpc.CodePermissionDenied, "not allowed to call "+t.m.Name
-		if c.Peer != nil && c.Peer.Unauthenticated {
-			code, why = rpc.CodeUnauthenticated, "calling "+t.m.Name+" needs authentication"
-		}
-		c.Finish(b, rpc.Value{}, &rpc.Error{Code: code, Message: why, Ran: rpc.RanNo})
+		c.Finish(b, rpc.Value{}, c.Peer.Refusal(t.m))
 	default:
 		t.m.Start(b, c)
 	}

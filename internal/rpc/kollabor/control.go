@@ -72,7 +72,7 @@ func (c *conn) answer(f func([]byte) []byte) {
 
 // may reports whether the peer has the scope, and tells it if not.
 func (c *conn) may(s rpc.Scope) bool {
-	if c.peer != nil && c.peer.Scopes&s != 0 {
+	if c.link.Peer(c.peer).Has(s) {
 		return true
 	}
 	c.sendError(echoable(c.frame.RequestID), "not allowed: "+c.frame.Action+" needs the scope "+s.String())
@@ -226,7 +226,7 @@ func (c *conn) shutdown() {
 	reason := rpc.CleanText(frame.Text(c.frame.Member("reason")), 256)
 	c.answer(func(dst []byte) []byte { return append(dst, `{"type":"ack"}`...) })
 	c.flush()
-	c.s.cfg.OnShutdown(reason, c.peer)
+	c.s.cfg.OnShutdown(reason, c.link.Peer(c.peer))
 }
 
 // hello notes that the peer knows what this package adds, and answers.
@@ -245,6 +245,7 @@ func (c *conn) hello() {
 			return
 		}
 		c.peer = peer
+		c.link.SetPeer(peer)
 		if c.conn.OnPeer != nil {
 			c.conn.OnPeer(peer)
 		}

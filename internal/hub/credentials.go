@@ -1,0 +1,113 @@
+package hub
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// Ways in which a request presents a token. It uses one of them: two tokens
+// would make two peers.
+//
+//	Authorization: Bearer TOKEN
+//	Sec-WebSocket-Protocol: hubd, hubd.bearer.TOKEN     pages cannot set the header above
+//	/path?token=TOKEN                                   only with http.query_token
+const (
+	bearerProtocol = "hubd.bearer." // of a WebSocket, followed by the token
+	queryToken     = "token"
+)
+
+// admitRequest decides on whose behalf the calls of a request run and tells
+// the connection, which serves one request after another. It answers and
+// returns false when the request presents what is no token.
+func (h *hub) admitRequest(w http.ResponseWriter, r *http.Request, c *conn) bool {
+	c.peer.Store(c.base)
+	if c.listener.metrics {
+		return true // nobody is asked there
+	}
+	token, found, ok := h.presented(w, r)
+	switch {
+	case !ok:
+		h.audit.request(c, "two tokens in one request")
+		http.Error(w, "more than one token", http.StatusBadRequest)
+		return false
+	case !found:
+		return true
+	}
+	p, err := h.authenticate(c, token)
+	if err != nil {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="hubd", error="invalid_token"`)
+		status := http.StatusUnauthorized
+		if err == errTooManyAttempts {
+			w.Header().Set("Connection", "close")
+			status = http.StatusTooManyRequests
+		}
+		http.Error(w, rpc.AsError(r.Context(), err).Text(), status)
+		return false
+	}
+	c.peer.Store(p)
+	return true
+}
+
+// presented takes the token out of a request, so that nothing behind it can
+// tell or log it. ok is false when there is more than one.
+func (h *hub) presented(w http.ResponseWriter, r *http.Request) (token string, found, ok bool) {
+	n := 0
+	take := func(t string) {
+		token = t
+		n++
+	}
+	for _, value := range r.Header["Authorization"] {
+		if scheme, rest, _ := strings.Cut(value, " "); strings.EqualFold(scheme, "Bearer") {
+			take(strings.TrimSpace(rest))
+		}
+	}
+	r.Header.Del("Authorization")
+	if t, some := takeProtocol(w, r); some {
+		take(t)
+	}
+	if h.opts.QueryToken && strings.Contains(r.URL.RawQuery, queryToken) {
+		if query, err := url.ParseQuery(r.URL.RawQuery); err == nil && query.Has(queryToken) {
+			for _, t := range query[queryToken] {
+				take(t)
+			}
+			query.Del(queryToken)
+			r.URL.RawQuery = query.Encode()
+			r.RequestURI = r.URL.RequestURI()
+		}
+	}
+	return token, n > 0, n < 2
+}
+
+// takeProtocol takes the token out of the WebSocket protocols that a client
+// offers. A browser gives up unless the answer names one of those that it has
+// offered: another one if there is any, so that the token is not sent back.
+func takeProtocol(w http.ResponseWriter, r *http.Request) (token string, found bool) {
+	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		return "", false
+	}
+	var others []string
+	answer := ""
+	for _, line := range r.Header["Sec-Websocket-Protocol"] {
+		for p := range strings.SplitSeq(line, ",") {
+			p = strings.TrimSpace(p)
+			if rest, ok := strings.CutPrefix(p, bearerProtocol); ok && !found {
+				token, found, answer = rest, true, p
+			} else if p != "" {
+				others = append(others, p)
+			}
+		}
+	}
+	if !found {
+		return "", false
+	}
+	r.Header.Del("Sec-Websocket-Protocol")
+	if len(others) > 0 {
+		r.Header.Set("Sec-Websocket-Protocol", strings.Join(others, ", "))
+		answer = others[0]
+	}
+	w.Header().Set("Sec-Websocket-Protocol", answer)
+	return token, true
+}
