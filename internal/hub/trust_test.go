@@ -37,8 +37,8 @@ func (h *testHub) revoke(name string) {
 	}
 }
 
-// hello presents a token and returns the answer.
-func (w *wire) hello(token string) string {
+// greet presents a token and returns the answer.
+func (w *wire) greet(token string) string {
 	w.t.Helper()
 	w.send(fmt.Sprintf(`{"action":"hello","version":1,"features":[],"token":%q}`+"\n", token))
 	return w.line()
@@ -62,10 +62,10 @@ func TestTokenOverHello(t *testing.T) {
 	if r := w.call("echo", `{"value":1}`); r.kind() != "unauthenticated" {
 		t.Fatalf("before hello: %v", r)
 	}
-	if answer := w.hello(token[:len(token)-1] + "!"); !strings.Contains(answer, "token is not valid") {
+	if answer := w.greet(token[:len(token)-1] + "!"); !strings.Contains(answer, "token is not valid") {
 		t.Errorf("another token: %s", answer)
 	}
-	if answer := w.hello(token); !strings.Contains(answer, `"type":"hello"`) {
+	if answer := w.greet(token); !strings.Contains(answer, `"type":"hello"`) {
 		t.Fatalf("hello: %s", answer)
 	}
 	if r := w.call("echo", `{"value":1}`); r.Error != nil {
@@ -271,7 +271,7 @@ func TestRevokingEndsRunningCalls(t *testing.T) {
 	h := startHub(t, Options{Demo: true, Listen: []string{listenToken}})
 	token := h.token("watcher", "")
 	w := dial(t, "tcp", h.tcp)
-	w.hello(token)
+	w.greet(token)
 	w.send(`{"action":"rpc_request","request_id":"s","method":"health.ping","params":{"count":0,"interval":3600},"stream":true}` + "\n")
 	eventually(t, "the stream runs", func() bool { return h.sample(`hubd_in_flight_calls{protocol="kollabor"}`) != "0" })
 	h.revoke("watcher")
@@ -291,7 +291,7 @@ func TestTokenMethodPatterns(t *testing.T) {
 	h := startHub(t, Options{Demo: true, Listen: []string{listenToken + "?scopes=read,call"}})
 	token := h.token("narrow", `,"scopes":["read","call","admin"],"methods":["math.*","token.create"]`)
 	w := dial(t, "tcp", h.tcp)
-	w.hello(token)
+	w.greet(token)
 	if r := w.call("math.add", `[1,2]`); string(r.Result) != "3" {
 		t.Errorf("math.add: %v", r)
 	}
@@ -306,7 +306,7 @@ func TestTokenMethodPatterns(t *testing.T) {
 	h = startHub(t, Options{Listen: []string{listenToken}})
 	token = h.token("minter", `,"scopes":["read","admin"],"methods":["token.*"]`)
 	w = dial(t, "tcp", h.tcp)
-	w.hello(token)
+	w.greet(token)
 	for params, want := range map[string]string{
 		`{"name":"a"}`:                                                   "permission",
 		`{"name":"b","scopes":["read"]}`:                                 "permission",
@@ -364,7 +364,7 @@ func TestConnectionsThatDoNotAuthenticate(t *testing.T) {
 	h := startHub(t, Options{Listen: []string{listenToken}, Limits: Limits{ConnectionsUnauthenticated: 3, Handshake: time.Second, FirstByte: time.Minute}})
 	token := h.token("one", "")
 	w := dial(t, "tcp", h.tcp)
-	if answer := w.hello(token); !strings.Contains(answer, `"hello"`) {
+	if answer := w.greet(token); !strings.Contains(answer, `"hello"`) {
 		t.Fatal(answer)
 	}
 	var waiting []*wire
@@ -390,7 +390,7 @@ func TestConnectionsThatDoNotAuthenticate(t *testing.T) {
 	}
 	// Their places are free again, and who has authenticated stays.
 	next := dial(t, "tcp", h.tcp)
-	if answer := next.hello(token); !strings.Contains(answer, `"hello"`) {
+	if answer := next.greet(token); !strings.Contains(answer, `"hello"`) {
 		t.Error(answer)
 	}
 	if r := w.call("echo", "[1]"); r.Error != nil {
