@@ -141,17 +141,19 @@ var callIDs atomic.Uint64
 
 // Finish answers the call. The first of Finish, deadline, cancel and the end
 // of the connection wins; a later answer is counted and dropped. It may be
-// called from any goroutine, never blocks, and borrows v.
-func (c *Call) Finish(b *Batch, v Value, err error) {
+// called from any goroutine, never blocks, and borrows v. It reports whether
+// this was the answer.
+func (c *Call) Finish(b *Batch, v Value, err error) bool {
 	if !c.state.CompareAndSwap(running, settled) {
 		c.late()
-		return
+		return false
 	}
 	var e *Error
 	if err != nil {
 		e = AsError(c, err)
 	}
 	c.conclude(b, v, e, nil)
+	return true
 }
 
 // Cancel ends the call with cause: the caller is answered, the context ends,

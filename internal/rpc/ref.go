@@ -56,6 +56,7 @@ func (r *Ref) Release() {
 }
 
 // Call calls r with positional arguments and waits for the answer under ctx.
+// The references in the answer are the caller's: Drop gives them back.
 func (r *Ref) Call(ctx context.Context, args ...Value) (Value, error) {
 	c := &Call{Args: ListArgs(args...)}
 	if from := From(ctx); from != nil {

@@ -8,6 +8,7 @@ import (
 
 // Sink takes the items of one stream in order, each against credit, and one
 // End (nil: regular end). Neither blocks. What comes after End is dropped.
+// Items are borrowed: Keep says what that means.
 type Sink interface {
 	Item(b *Batch, v Value)
 	End(b *Batch, err *Error)
@@ -115,6 +116,7 @@ type Reader struct {
 	src    Source
 	queue  []Value
 	head   int
+	last   Value // what Recv has returned: the references in it are given back with the next
 	bytes  int
 	credit int  // granted to src and not used yet
 	sink   Sink // after Attach
@@ -172,7 +174,7 @@ func (r *Reader) Item(b *Batch, v Value) {
 		clear(r.queue[n:])
 		r.queue, r.head = r.queue[:n], 0
 	}
-	r.queue = append(r.queue, v.Own())
+	r.queue = append(r.queue, Keep(v))
 	r.mu.Unlock()
 	r.signal()
 }
@@ -205,12 +207,22 @@ func (r *Reader) signal() {
 }
 
 // Recv returns the next item. ok is false at the regular end. It waits under
-// ctx and is for one goroutine at a time.
+// ctx and is for one goroutine at a time. References in an item are lent until
+// the next Recv, or until the call that reads has ended: Keep those that last.
 func (r *Reader) Recv(ctx context.Context) (v Value, ok bool, err error) {
 	for {
 		r.mu.Lock()
+		if last := r.last; last.tree != nil {
+			r.last = Value{}
+			r.mu.Unlock()
+			Drop(last)
+			continue
+		}
 		if r.head < len(r.queue) {
 			v = r.popLocked()
+			if !r.closed {
+				r.last = v
+			}
 			grant, src := r.refillLocked(), r.src
 			call := r.call
 			r.call = nil
@@ -331,12 +343,24 @@ func (a relay) Grant(n int) {
 func (a relay) Stop(cause *Error) {
 	r := a.r
 	r.mu.Lock()
-	r.queue, r.head, r.bytes = nil, 0, 0
+	left := r.emptyLocked()
 	src, ended := r.src, r.ended
 	r.mu.Unlock()
+	dropAll(left)
 	if src != nil && !ended {
 		src.Stop(cause)
 	}
+}
+
+// emptyLocked takes out what nobody will read.
+func (r *Reader) emptyLocked() []Value {
+	left := r.queue[r.head:]
+	r.queue, r.head, r.bytes = nil, 0, 0
+	if r.last.tree != nil {
+		left = append(left, r.last)
+		r.last = Value{}
+	}
+	return left
 }
 
 func (r *Reader) move() {
@@ -359,6 +383,7 @@ func (r *Reader) move() {
 			_ = out.c.link.Out.Wait(out.c) // after an error nothing is taken any more
 		}
 		s.Item(Soon, v)
+		Drop(v)
 	}
 }
 
@@ -370,7 +395,7 @@ func (r *Reader) Close(cause *Error) {
 		return
 	}
 	r.closed = true
-	r.queue, r.head, r.bytes = nil, 0, 0
+	left := r.emptyLocked()
 	ended, src := r.ended, r.src
 	if cause == nil {
 		cause = errFinished
@@ -380,6 +405,7 @@ func (r *Reader) Close(cause *Error) {
 	}
 	r.mu.Unlock()
 	r.signal()
+	dropAll(left)
 	if src != nil && !ended {
 		src.Stop(cause)
 	}
@@ -507,10 +533,11 @@ func (s *collector) Item(_ *Batch, v Value) {
 	if s.full {
 		return
 	}
-	s.items = append(s.items, v.Own())
+	s.items = append(s.items, Keep(v)) // the holds go to whoever takes the answer
 	s.bytes += v.size() + 1
 	if len(s.items) > MaxCollected || s.bytes > MaxCollectedBytes {
-		s.full, s.items = true, nil // callSink finishes the call, which stops the source
+		s.drop()
+		s.full = true // callSink finishes the call, which stops the source
 		return
 	}
 	if s.used++; s.used == Window/2 {
@@ -529,10 +556,16 @@ func (s *collector) End(b *Batch, err *Error) {
 	case s.full:
 		s.c.Reply.Error(b, s.c, errCollected)
 	case err != nil:
+		s.drop()
 		s.c.Reply.Error(b, s.c, err)
 	default:
 		s.c.Reply.Result(b, s.c, Array(s.items))
 	}
+}
+
+func (s *collector) drop() {
+	dropAll(s.items)
+	s.items = nil
 }
 
 // Array makes one Value of many.

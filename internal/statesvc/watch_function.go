@@ -110,7 +110,10 @@ func (r *functionReceiver) send(b *rpc.Batch, v rpc.Value) {
 // called, one that is gone does not.
 type eventReply struct{ w *watch }
 
-func (r eventReply) Result(*rpc.Batch, *rpc.Call, rpc.Value) { r.w.Grant(1) }
+func (r eventReply) Result(_ *rpc.Batch, _ *rpc.Call, v rpc.Value) {
+	rpc.Drop(v) // whatever the function returns
+	r.w.Grant(1)
+}
 
 func (r eventReply) Error(_ *rpc.Batch, _ *rpc.Call, e *rpc.Error) {
 	if e.Code == rpc.CodeUnavailable {

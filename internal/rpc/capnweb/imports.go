@@ -167,11 +167,9 @@ func (t *importTarget) Start(b *rpc.Batch, c *rpc.Call) {
 			c.Finish(b, rpc.Value{}, fail)
 			return
 		}
-		if c.Settled() {
+		if !c.Finish(b, pl.v, nil) { // else the references in it now belong to the caller
 			pl.drop(rpc.ErrCancelled)
-			return
 		}
-		c.Finish(b, pl.v, nil) // the references in it now belong to the caller
 	}
 	x.broken = func(cause *rpc.Error) { c.Finish(nil, rpc.Value{}, gone(cause)) }
 	id, err := s.call(b, t.id, c.Path, c.Get, &c.Args, x, true)

@@ -71,7 +71,7 @@ func (p *pump) Item(b *rpc.Batch, v rpc.Value) {
 			}
 			return
 		}
-		p.queue = append(p.queue, v.Own())
+		p.queue = append(p.queue, rpc.Keep(v))
 	})
 }
 
@@ -90,19 +90,21 @@ func (p *pump) work(b *rpc.Batch, change func()) {
 	defer flush()
 	p.s.mu.Lock()
 	change()
-	undone := p.sendLocked(b)
+	undone, sent := p.sendLocked(b)
 	grant := p.creditLocked()
 	src := p.src
 	p.s.mu.Unlock()
 	for _, u := range undone {
 		u.unref()
 	}
+	dropAll(sent)
 	if grant > 0 {
 		src.Grant(grant)
 	}
 }
 
-func (p *pump) sendLocked(b *rpc.Batch) (undone []*promise) {
+// sendLocked returns what has to be given back without the lock.
+func (p *pump) sendLocked(b *rpc.Batch) (undone []*promise, sent []rpc.Value) {
 	s := p.s
 	for !p.gone && !p.closing && s.ended == nil {
 		if len(p.queue) == 0 {
@@ -110,14 +112,17 @@ func (p *pump) sendLocked(b *rpc.Batch) (undone []*promise) {
 				p.closing = true
 				p.closeLocked(b)
 			}
-			return undone
+			return undone, sent
 		}
 		if p.flying >= pumpWindow {
-			return undone
+			return undone, sent
 		}
 		v := p.queue[0]
 		p.queue[0] = rpc.Value{}
 		p.queue = p.queue[1:]
+		if _, raw := v.Raw(); !raw {
+			sent = append(sent, v)
+		}
 		e := encoder{s: s, out: s.scratch[:0]}
 		e.text(`["stream",["pipeline",`)
 		e.out = strconv.AppendInt(e.out, p.id, 10)
@@ -128,7 +133,7 @@ func (p *pump) sendLocked(b *rpc.Batch) (undone []*promise) {
 			e.cannot("a stream inside a stream")
 		}
 		if e.err != nil {
-			undone = append(undone, e.undo()...)
+			undone, sent = append(undone, e.undo()...), append(sent, p.queue...)
 			p.queue, p.ended, p.end = nil, true, e.err
 			continue
 		}
@@ -143,7 +148,7 @@ func (p *pump) sendLocked(b *rpc.Batch) (undone []*promise) {
 			p.acknowledged(b, size, fail)
 		}}
 	}
-	return undone
+	return undone, sent
 }
 
 // closeLocked sends the end of the stream.
@@ -175,10 +180,12 @@ func (p *pump) acknowledged(b *rpc.Batch, size int, fail *rpc.Error) {
 		return
 	}
 	p.s.mu.Lock()
+	left := p.queue
 	p.queue = nil
 	src := p.src
 	wait := p.closing // leave comes with the answer to close
 	p.s.mu.Unlock()
+	dropAll(left)
 	if src != nil {
 		src.Stop(fail)
 	}
@@ -192,6 +199,8 @@ func (p *pump) leave(b *rpc.Batch) {
 	b, flush := batched(b)
 	defer flush()
 	p.s.mu.Lock()
+	left := p.queue
+	defer func() { dropAll(left) }()
 	defer p.s.mu.Unlock()
 	if p.gone {
 		return
@@ -206,9 +215,11 @@ func (p *pump) leave(b *rpc.Batch) {
 // broken is called when the session has ended.
 func (p *pump) broken(cause *rpc.Error) {
 	p.s.mu.Lock()
+	left := p.queue
 	p.gone, p.queue = true, nil
 	src := p.src
 	p.s.mu.Unlock()
+	dropAll(left)
 	if src != nil {
 		src.Stop(cause)
 	}

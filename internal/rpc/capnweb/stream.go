@@ -52,7 +52,7 @@ func (st *stream) item(b *rpc.Batch, v rpc.Value) bool {
 		st.src.Stop(errFlood)
 		return false
 	}
-	st.queue = append(st.queue, v.Own())
+	st.queue = append(st.queue, rpc.Keep(v))
 	st.mu.Unlock()
 	return true
 }
@@ -88,6 +88,7 @@ func (st *stream) Attach(s rpc.Sink) rpc.Source {
 		st.mu.Unlock()
 		for _, v := range queue {
 			s.Item(nil, v)
+			rpc.Drop(v)
 		}
 		st.mu.Lock()
 	}
@@ -109,14 +110,22 @@ func (st *stream) Close(cause *rpc.Error) {
 		st.mu.Unlock()
 		return
 	}
+	left := st.queue
 	st.closed, st.queue = true, nil
 	tell := !st.ended
 	st.mu.Unlock()
+	dropAll(left)
 	if tell {
 		if cause == nil {
 			cause = errUnread
 		}
 		st.src.Stop(cause)
+	}
+}
+
+func dropAll(items []rpc.Value) {
+	for _, v := range items {
+		rpc.Drop(v)
 	}
 }
 
@@ -180,8 +189,6 @@ func (w *pipe) operate(b *rpc.Batch, p *promise, path []rpc.PathPart) {
 		p.reject(b, stopped)
 		return
 	default:
-		// References in a chunk live as long as the stream's session: nobody
-		// can tell when the reader is done with it.
 		w.mu.Lock()
 		if w.credit == 0 && w.stopped == nil {
 			w.waiting = append(w.waiting, p)
@@ -194,11 +201,9 @@ func (w *pipe) operate(b *rpc.Batch, p *promise, path []rpc.PathPart) {
 	w.accept(b, p)
 }
 
-// accept acknowledges an operation.
+// accept acknowledges an operation. Whoever still needs the references in a
+// chunk has a hold of their own on them.
 func (w *pipe) accept(b *rpc.Batch, p *promise) {
-	if p.args != nil {
-		p.args.refs = nil // given to the reader of the chunk
-	}
 	p.endArgs(nil)
 	p.settle(b, new(payload), nil)
 }

@@ -237,9 +237,11 @@ func callback(ctx context.Context, in struct {
 	N  int64    `rpc:"n"`
 }) (int64, error) {
 	for i := range in.N {
-		if _, err := in.Fn.Call(ctx, rpc.Int(i)); err != nil {
+		v, err := in.Fn.Call(ctx, rpc.Int(i))
+		if err != nil {
 			return 0, err
 		}
+		rpc.Drop(v)
 	}
 	return in.N, nil
 }
