@@ -1,0 +1,212 @@
+package ws
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/coder/websocket"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+// Opcodes of frames.
+const (
+	opText  = 1
+	opClose = 8
+)
+
+// Codes of close frames.
+const (
+	CloseNormal = 1000
+	CloseGoing  = 1001
+	CloseTooBig = 1009
+)
+
+const (
+	lingerTime    = 2 * time.Second // for the peer to take the last message
+	maxCloseBytes = 123
+)
+
+// ErrTooBig is what reading ends with after a message over the limit was announced.
+var ErrTooBig = errors.New("announced message is too long")
+
+// Conn is one WebSocket connection, and the net.Conn below the library that
+// reads it. Read is for one goroutine; everything else may be called by many.
+//
+// Only the reader reads the socket, and before it waits it flushes its batch.
+type Conn struct {
+	net.Conn
+	ws    *websocket.Conn
+	rest  []byte     // read before the upgrade
+	watch frameWatch // refuses announced lengths; nothing when its limit is 0
+	batch rpc.Batch
+	wire  rpc.Wire
+	mask  bool // we are the client
+
+	mu     sync.Mutex
+	out    *rpc.Outbox // nil during the handshake
+	closed bool        // a close frame was queued: nothing may follow
+}
+
+// Batch is what the reader's own goroutine queues messages with: it is flushed
+// before the reader waits.
+func (c *Conn) Batch() *rpc.Batch { return &c.batch }
+
+// Out returns the outbox that messages go through.
+func (c *Conn) Out() *rpc.Outbox { return c.out }
+
+// Next returns the next message, which may be text or binary, in buf or what
+// it was grown to.
+func (c *Conn) Next(buf []byte) ([]byte, error) {
+	_, r, err := c.ws.Reader(context.Background())
+	if err != nil {
+		return buf, err
+	}
+	return readAll(buf[:0], r)
+}
+
+func readAll(buf []byte, r io.Reader) ([]byte, error) {
+	for {
+		if len(buf) == cap(buf) {
+			buf = append(buf, 0)[:len(buf)]
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if err == io.EOF {
+			return buf, nil
+		}
+		if err != nil {
+			return buf, err
+		}
+	}
+}
+
+// Send queues one text message, which is copied.
+func (c *Conn) Send(b *rpc.Batch, msg []byte) error {
+	c.mu.Lock()
+	closed := c.closed
+	c.mu.Unlock()
+	if closed {
+		return rpc.ErrOutboxClosed
+	}
+	return c.out.Append(b, func(dst []byte) []byte { return appendFrame(dst, opText, msg, c.mask) })
+}
+
+// Hangup sends a close frame. The reader goes on for a moment: closing with
+// unread input would reset the connection before the peer has read the frame.
+func (c *Conn) Hangup(code uint16, reason string) {
+	c.mu.Lock()
+	closed := c.closed
+	c.closed = true
+	c.mu.Unlock()
+	if closed || c.out == nil {
+		return
+	}
+	body := binary.BigEndian.AppendUint16(nil, code)
+	body = append(body, cut(reason, maxCloseBytes)...)
+	_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+	_ = c.out.Append(nil, func(dst []byte) []byte { return appendFrame(dst, opClose, body, c.mask) })
+}
+
+// cut shortens text to limit bytes at a character.
+func cut(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	for limit > 0 && !utf8.RuneStart(text[limit]) {
+		limit--
+	}
+	return text[:limit]
+}
+
+// End sends what is queued and closes the connection. It comes after the last Next.
+func (c *Conn) End() {
+	c.out.Close(lingerTime)
+	_ = c.ws.CloseNow()
+}
+
+// Regular reports whether err, from Next, is how a peer leaves that does
+// nothing wrong: with a close frame or by closing the connection.
+func Regular(err error) bool {
+	switch websocket.CloseStatus(err) {
+	case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd:
+		return true
+	}
+	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed)
+}
+
+// Read flushes what the reader has caused, then reads the socket. It is for
+// the library.
+func (c *Conn) Read(p []byte) (n int, err error) {
+	if len(c.rest) > 0 {
+		n = copy(p, c.rest)
+		c.rest = c.rest[n:]
+	} else {
+		c.batch.Flush()
+		n, err = c.Conn.Read(p)
+		c.batch.Begin()
+	}
+	if c.watch.limit > 0 && !c.watch.feed(p[:n]) {
+		c.Hangup(CloseTooBig, "message is too long")
+		return 0, ErrTooBig
+	}
+	return n, err
+}
+
+// Write takes the control frames of the library, each whole.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	out, closed := c.out, c.closed
+	if len(p) > 0 && p[0]&0x0f == opClose {
+		c.closed = true
+	}
+	c.mu.Unlock()
+	switch {
+	case out == nil:
+		return c.Conn.Write(p)
+	case closed:
+		return len(p), nil
+	}
+	if err := out.Append(nil, func(dst []byte) []byte { return append(dst, p...) }); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// appendFrame appends one unfragmented frame.
+func appendFrame(dst []byte, op byte, payload []byte, mask bool) []byte {
+	var bit byte
+	if mask {
+		bit = 0x80
+	}
+	dst = append(dst, 0x80|op)
+	switch n := len(payload); {
+	case n < 126:
+		dst = append(dst, bit|byte(n))
+	case n < 1<<16:
+		dst = append(dst, bit|126)
+		dst = binary.BigEndian.AppendUint16(dst, uint16(n))
+	default:
+		dst = append(dst, bit|127)
+		dst = binary.BigEndian.AppendUint64(dst, uint64(n))
+	}
+	if !mask {
+		return append(dst, payload...)
+	}
+	var key [4]byte
+	binary.LittleEndian.PutUint32(key[:], rand.Uint32()) // hides nothing: it keeps proxies from taking payload for protocol
+	dst = append(dst, key[:]...)
+	from := len(dst)
+	dst = append(dst, payload...)
+	for i := range payload {
+		dst[from+i] ^= key[i&3]
+	}
+	return dst
+}
