@@ -119,11 +119,11 @@ func TestProbeWithoutAByte(t *testing.T) {
 func TestListenerLetsInWhatItSpeaks(t *testing.T) {
 	h := startHub(t, Options{Listen: []string{"tcp://127.0.0.1:0?auth=none&protocols=kkrpc"}})
 	w := dial(t, "tcp", h.tcp)
-	w.send("{}\n")
+	w.send("\x00\x00\x00\x02{}")
 	if err := w.ended(); err != nil {
 		t.Error(err)
 	}
-	if got := h.sample(`hubd_drops_total{protocol="kkrpc",reason="protocol_not_spoken"}`); got != "1" {
+	if got := h.sample(`hubd_drops_total{protocol="snekrpc",reason="protocol_not_spoken"}`); got != "1" {
 		t.Errorf("dropped connections: %q, want 1", got)
 	}
 	if status, _ := h.ask("tcp", h.tcp, "GET /-/ready HTTP/1.1\r\nHost: "+h.tcp+"\r\nConnection: close\r\n\r\n"); status != 200 {

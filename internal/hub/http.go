@@ -40,6 +40,7 @@ func newWeb(h *hub) *web {
 		"/-/ready":   only(http.HandlerFunc(h.readiness), http.MethodGet, http.MethodHead),
 		"/-/reload":  h.needs(rpc.ScopeAdmin, only(http.HandlerFunc(h.reloadByHTTP), http.MethodPost)),
 		capnwebPath:  h.onlySpoken(rpc.Capnweb, h.capnweb),
+		kkrpcPath:    h.onlySpoken(rpc.Kkrpc, h.kkrpc),
 	}
 	w.other = h.newOtherPaths()
 	limits := h.opts.Limits

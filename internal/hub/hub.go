@@ -27,6 +27,7 @@ import (
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/capnweb"
+	"github.com/hubd-dev/hubd/internal/rpc/kkrpc"
 	"github.com/hubd-dev/hubd/internal/rpc/kollabor"
 	"github.com/hubd-dev/hubd/internal/session"
 	"github.com/hubd-dev/hubd/internal/statesvc"
@@ -50,6 +51,7 @@ type hub struct {
 	protocols map[rpc.Protocol]handler // those that need no HTTP
 	native    *kollabor.Server
 	capnweb   *capnweb.Server
+	kkrpc     *kkrpc.Server
 	sessions  *session.Registry
 	web       *web
 	agentID   string // tells hubs apart

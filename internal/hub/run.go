@@ -140,8 +140,8 @@ func newHub(o Options) *hub {
 	h.ctx, h.stop = context.WithCancelCause(context.Background())
 	h.live.Store(&live{hosts: o.Hosts, origins: o.Origins})
 
-	h.protocols = map[rpc.Protocol]handler{rpc.Kollabor: h.serveKollabor}
-	h.spoken = []rpc.Protocol{rpc.Kollabor, rpc.Capnweb}
+	h.protocols = map[rpc.Protocol]handler{rpc.Kollabor: h.serveKollabor, rpc.Kkrpc: h.serveKkrpc}
+	h.spoken = []rpc.Protocol{rpc.Kollabor, rpc.Kkrpc, rpc.Capnweb}
 	h.metrics = newMetrics(h.version, h.spoken)
 	h.metrics.collectPresent(h)
 	h.open = newRegistry(o.Limits)
@@ -152,6 +152,7 @@ func newHub(o Options) *hub {
 	h.sessions = h.newSessions()
 	h.native = h.newKollabor()
 	h.capnweb = h.newCapnweb()
+	h.kkrpc = h.newKkrpc()
 	h.web = newWeb(h)
 	return h
 }
@@ -241,6 +242,7 @@ func (h *hub) shutdown(reason string) error {
 	h.drain(h.opts.Limits.Drain)
 	drained()
 	h.closeCapnweb()
+	h.closeKkrpc()
 	h.stop(rpc.ErrShutdown)
 	left := h.open.close()
 	h.closeConnections(func(c *conn) bool { return c.protocolName() == "" }) // nothing was said, nothing is owed
