@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what the tests need beyond Go, git and make, where that is possible
-# without asking: Debian packages as root, npm packages from lock files. What
-# cannot be installed is named; the tests that need it say so when they skip.
+# without asking: Debian packages as root, npm packages from lock files, and the
+# base of the machines that tests/system boots. What cannot be installed is
+# named; the tests that need it say so when they skip.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -33,6 +34,39 @@ if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && have apt-get; then
 fi
 if [ -n "$missing" ]; then
 	echo "prepare: some tests will be skipped; install:$missing"
+fi
+
+# Machines with a real systemd (tests/system). All of it is optional.
+if [ "$(id -u)" = 0 ] && have apt-get; then
+	export DEBIAN_FRONTEND=noninteractive
+	boxes=
+	have systemd-nspawn || boxes="$boxes systemd-container"
+	have mmdebstrap || boxes="$boxes mmdebstrap"
+	if [ -n "$boxes" ]; then
+		echo "prepare: installing$boxes"
+		# shellcheck disable=SC2086
+		{ apt-get -qq update && apt-get -qq install -y --no-install-recommends $boxes; } </dev/null >/dev/null 2>&1 ||
+			echo "prepare: apt-get could not install$boxes"
+	fi
+	sh -c 'timeout 400 tests/system/box --prepare' </dev/null || echo "prepare: the tests with a real systemd will be skipped"
+fi
+
+# Prometheus from Debian, unpacked and not installed: a package would start a service.
+cache=${HUBD_TEST_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/hubd-tests}
+if ! { have prometheus && have promtool; } && [ ! -x "$cache/prometheus/usr/bin/promtool" ] && have apt-get && have dpkg-deb; then
+	echo "prepare: unpacking prometheus"
+	new=$cache/new.$$
+	if mkdir -p "$new" && (
+		cd "$new" || exit
+		apt-get -qq download prometheus || { [ "$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq download prometheus; } &&
+			dpkg-deb -x prometheus_*.deb .
+	) </dev/null >/dev/null 2>&1; then
+		rm -rf "$new"/*.deb "$cache/prometheus"
+		mv "$new" "$cache/prometheus"
+	else
+		echo "prepare: the tests with Prometheus will be skipped; install: prometheus"
+	fi
+	rm -rf "$new"
 fi
 
 # Node packages of the interop clients, exactly as their lock files say.

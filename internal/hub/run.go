@@ -353,6 +353,7 @@ func (h *hub) reload() error {
 	}
 	o, err := h.opts.Load()
 	if err == nil {
+		o.Inherited = h.opts.Inherited // belong to the process: with them, no default socket is looked for
 		o, err = o.withDefaults()
 	}
 	if err == nil {
