@@ -33,9 +33,10 @@ type conn struct {
 	link     atomic.Pointer[rpc.Link]
 	owner    atomic.Pointer[string] // of ephemeral keys; nil: the connection itself
 
-	net  net.Conn
-	raw  syscall.RawConn
-	head []byte // taken by detection, not yet read; touched by the reader only
+	net   net.Conn
+	raw   syscall.RawConn
+	head  []byte // taken by detection, not yet read; touched by the reader only
+	begun []byte // read from head, for monitors to see with what follows; touched by the reader only
 
 	// One attempt to write, as fields: a closure for each would be garbage.
 	// The outbox never makes two at once.
@@ -94,6 +95,9 @@ func (c *conn) TryWrite(p []byte) (int, error) {
 	if err == nil {
 		err = c.tryErr
 	}
+	if c.tried > 0 && c.hub.monitors.frames.Load() {
+		c.hub.monitors.frame(c, "out", p[:c.tried])
+	}
 	return c.tried, err
 }
 
@@ -130,6 +134,9 @@ func (c *conn) push(p []byte) (n int, err error) {
 		if c.tryErr != nil {
 			return n, c.tryErr
 		}
+		if c.hub.monitors.frames.Load() {
+			c.hub.monitors.frame(c, "out", p[:c.tried])
+		}
 		n += c.tried
 		p = p[c.tried:]
 	}
@@ -140,12 +147,20 @@ func (c *conn) push(p []byte) (n int, err error) {
 func (c *conn) Read(p []byte) (int, error) {
 	if len(c.head) > 0 {
 		n := copy(p, c.head)
+		if c.hub.monitors.frames.Load() {
+			c.begun = append(c.begun, p[:n]...)
+		}
 		if c.head = c.head[n:]; len(c.head) == 0 {
 			c.head = nil
 		}
 		return n, nil
 	}
-	return c.net.Read(p)
+	n, err := c.net.Read(p)
+	if n > 0 && c.hub.monitors.frames.Load() {
+		c.hub.monitors.frame(c, "in", append(c.begun, p[:n]...))
+		c.begun = nil
+	}
+	return n, err
 }
 
 // Close ends the connection. It may be called more than once and at any time.

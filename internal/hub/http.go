@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ type web struct {
 	server *http.Server
 	conns  *handoff
 	routes map[string]http.Handler
+	debug  http.Handler // of paths below /debug/
 	other  http.Handler // paths that no route claims: see otherPaths; nil for 404
 }
 
@@ -43,6 +45,7 @@ func newWeb(h *hub) *web {
 		kkrpcPath:    h.onlySpoken(rpc.Kkrpc, h.kkrpc),
 	}
 	w.other = h.newOtherPaths()
+	w.debug = h.debugPages()
 	limits := h.opts.Limits
 	w.server = &http.Server{
 		Handler:           h.guard(http.HandlerFunc(w.route)),
@@ -72,6 +75,10 @@ func (w *web) route(rw http.ResponseWriter, r *http.Request) {
 	}
 	if route := w.routes[r.URL.Path]; route != nil {
 		route.ServeHTTP(rw, r)
+		return
+	}
+	if strings.HasPrefix(r.URL.Path, "/debug/") {
+		w.debug.ServeHTTP(rw, r)
 		return
 	}
 	if w.other != nil {

@@ -24,7 +24,7 @@ func TestRoutes(t *testing.T) {
 		{"GET /-/reload HTTP/1.1\r\nHost: any\r\n", 405, ""},
 		{"POST /-/reload HTTP/1.1\r\nHost: any\r\nContent-Length: 0\r\n", 200, "reloaded"},
 		{"GET /nothing HTTP/1.1\r\nHost: any\r\n", 404, ""},
-		{"GET /debug/pprof/ HTTP/1.1\r\nHost: any\r\n", 404, ""},
+		{"GET /debug/vars HTTP/1.1\r\nHost: any\r\n", 404, ""},
 		{"GET /-/healthy HTTP/1.0\r\n", 200, "up"},
 		{"GET /-/healthy HTTP/1.1\r\n", 400, ""},
 		{"GET /-/healthy HTTP/1.1\r\nHost: a\r\nHost: b\r\n", 400, ""},

@@ -70,10 +70,12 @@ type hub struct {
 
 	// ------
 
-	live     atomic.Pointer[live] // what a reload swaps
-	phase    atomic.Uint32
-	answered atomic.Uint64 // calls
-	unwatch  func()        // ends the watchdog; set once the hub is ready
+	live       atomic.Pointer[live] // what a reload swaps
+	phase      atomic.Uint32
+	monitors   monitors
+	configGood atomic.Bool   // the last reload was taken over
+	answered   atomic.Uint64 // calls
+	unwatch    func()        // ends the watchdog; set once the hub is ready
 
 	wish      chan string   // somebody asks the hub to stop, and why
 	settled   chan struct{} // a call has ended while the hub drains

@@ -82,6 +82,9 @@ func (o *wireObserver) FailedFrame(reason frame.Reason, c *kollabor.Conn, err er
 	if reason == frame.TooLong {
 		o.h.metrics.rejected(limitFrame)
 	}
+	if o.h.monitors.any.Load() {
+		o.h.monitors.tell(monitorEvent{Event: sawFailedFrame, Protocol: string(rpc.Kollabor), Conn: c.ID, Reason: string(reason)})
+	}
 	o.h.log.Info("frame failed", zap.String("protocol", string(rpc.Kollabor)), zap.Uint64("conn", c.ID),
 		zap.String("reason", string(reason)), zap.NamedError("detail", err))
 }

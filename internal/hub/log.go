@@ -71,6 +71,9 @@ func (o callObserver) Done(c *rpc.Call, err *rpc.Error, took time.Duration) {
 	if err != nil {
 		o.h.audit.denied(c, err)
 	}
+	if o.h.monitors.any.Load() {
+		o.h.monitors.call(c, err, took)
+	}
 	if o.h.phase.Load() == draining {
 		select {
 		case o.h.settled <- struct{}{}:

@@ -71,6 +71,9 @@ func start(o Options) (_ *hub, err error) {
 	if err := h.table.Add(h.builtins()...); err != nil {
 		return nil, err
 	}
+	if err := h.table.Add(append(h.topMethods(), h.adminMethods()...)...); err != nil {
+		return nil, err
+	}
 	if o.Demo {
 		if err := h.table.Add(h.demoMethods()...); err != nil {
 			return nil, err
@@ -132,6 +135,7 @@ func newHub(o Options) *hub {
 	}
 	level, _ := zapcore.ParseLevel(o.LogLevel) // validated
 	h.level.SetLevel(level)
+	h.configGood.Store(true)
 	if h.log == nil {
 		h.log = newLog(h.level)
 	}
@@ -362,6 +366,7 @@ func (h *hub) reload() error {
 	if err != nil {
 		h.metrics.reloads.WithLabelValues("failed").Inc()
 		h.metrics.configGood.Set(0)
+		h.configGood.Store(false)
 		h.log.Error("configuration is not taken over, the old one stays", zap.Error(err))
 		return err
 	}
@@ -370,6 +375,7 @@ func (h *hub) reload() error {
 	h.live.Store(&live{hosts: o.Hosts, origins: o.Origins})
 	h.metrics.reloads.WithLabelValues("ok").Inc()
 	h.metrics.configGood.Set(1)
+	h.configGood.Store(true)
 	if fixed := needRestart(h.opts, o); len(fixed) > 0 {
 		h.log.Warn("some changes need a restart", zap.Strings("keys", fixed))
 	}

@@ -94,7 +94,17 @@ func (h *hub) hand(c *conn, p rpc.Protocol) {
 		level = zapcore.DebugLevel // the watchdog
 	}
 	log.Log(level, "connection", zap.Stringer("listener", c.listener), zap.String("peer", c.peerName()))
+	if h.monitors.any.Load() {
+		h.monitors.tell(monitorEvent{Event: sawConnection, Conn: c.id, Protocol: string(p), Peer: c.peerName()})
+	}
 	err := serve(h.ctx, c)
+	if h.monitors.any.Load() {
+		end := monitorEvent{Event: sawEnd, Conn: c.id, Protocol: string(p), Peer: c.peerName()}
+		if err != nil {
+			end.Reason = rpc.CleanText(err.Error(), 200)
+		}
+		h.monitors.tell(end)
+	}
 	switch {
 	case err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, context.Canceled):
 		log.Log(level, "connection ended")
