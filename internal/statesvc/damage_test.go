@@ -126,6 +126,49 @@ func TestTornTail(t *testing.T) {
 	}
 }
 
+// TestMissingFirstSector loses the end of the sector in which the last record begins, wherever the boundary falls: in the
+// frame of the log, in the header of the record, in its body. It starts, and what is complete but for its frame is kept.
+func TestMissingFirstSector(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	e := mustOpen(t, dir, Options{})
+	segs, _ := listSegments(filepath.Join(dir, logName))
+	path := segs[0].path
+	kept, cut := map[int64]bool{}, map[int64]bool{}
+	for i := 0; i < 2000 && len(kept)+len(cut) < 12; i++ {
+		before := dump(t, e)
+		mustPut(t, e, "k", strings.Repeat("v", i%160))
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		start, end := lastRecord(t, data)
+		sector := (start/sectorSize + 1) * sectorSize
+		if lost := sector - start; lost > 96 || sector >= end || kept[lost] || cut[lost] {
+			continue
+		}
+		after := dump(t, e)
+		crash(e)
+		clear(data[start:sector])
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		e = mustOpen(t, dir, Options{})
+		switch got := dump(t, e); got {
+		case after:
+			kept[sector-start] = true
+		case before:
+			cut[sector-start] = true
+		default:
+			t.Fatalf("%d bytes lost: neither with nor without the last record", sector-start)
+		}
+	}
+	t.Logf("bytes lost of records that were kept: %v, of those that were cut off: %v", kept, cut)
+	if len(kept) == 0 || len(cut) == 0 {
+		t.Error("one of the two was not met")
+	}
+}
+
 // TestFlippedBytes damages every place of a log in turn. Each time the store refuses to start, or shows exactly what it had.
 func TestFlippedBytes(t *testing.T) {
 	t.Parallel()

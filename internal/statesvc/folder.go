@@ -167,6 +167,13 @@ func (f *folder) create() {
 }
 
 func (f *folder) finish() error {
+	// The wal package syncs the folder that it puts the log into, and not the name of the first segment in it.
+	if err := f.syncDir(f.logDir()); err != nil {
+		return err
+	}
+	if err := f.syncName(); err != nil {
+		return err
+	}
 	text, err := json.Marshal(f.mark)
 	if err != nil {
 		return err
@@ -209,6 +216,22 @@ func (f *folder) syncDir(name string) error {
 	}
 	defer d.Close()
 	return d.Sync()
+}
+
+// syncName makes the name of the folder itself durable, and those of the folders that it lies in: they may all be new.
+func (f *folder) syncName() error {
+	path, err := filepath.Abs(f.path)
+	if err != nil {
+		return err
+	}
+	err = f.syncDir(filepath.Dir(path))
+	for dir := filepath.Dir(path); err == nil && dir != filepath.Dir(dir); {
+		dir = filepath.Dir(dir)
+		if err := f.syncDir(dir); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+	}
+	return err
 }
 
 // sweep removes what an interrupted run left behind.

@@ -446,7 +446,7 @@ func (l *loader) end(d *decodedSegment) error {
 	case s.metadata == nil || verdict == verdictDamage:
 		return &DamagedError{File: d.file.path, Offset: s.end, Reason: s.problem.Error(), Hint: repairHint}
 	case verdict == verdictMend:
-		l.e.log.Warn("last byte of the state log was missing and is written", fields...)
+		l.e.log.Warn("last record of the state log was not written completely, and what is missing is known", fields...)
 		if err := l.f.mend(d.file.path, missing); err != nil {
 			return &FolderError{Path: l.f.path, Cause: err}
 		}
@@ -491,7 +491,7 @@ func (f *folder) mend(path string, m mending) error {
 		return err
 	}
 	defer file.Close()
-	if _, err := file.WriteAt([]byte{recordEnd}, m.last); err != nil {
+	if _, err := file.WriteAt(m.data, m.off); err != nil {
 		return err
 	}
 	if info, err := file.Stat(); err != nil || info.Size() < m.size {

@@ -12,7 +12,10 @@ import (
 	"strings"
 
 	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 )
 
 // The log is appended to by etcd's wal package and read here: one pass in parallel over segments that are in memory as
@@ -265,11 +268,15 @@ type verdict int
 const (
 	verdictDamage verdict = iota
 	verdictTorn           // never written completely, so never acknowledged: cut it
-	verdictMend           // complete but for its last byte or its padding, which are known: write them
+	verdictMend           // complete but for bytes that are known: write them
 )
 
-// mending says what is missing of a record: its last byte at the offset, and a file of that size.
-type mending struct{ last, size int64 }
+// mending says what is missing of a record: those bytes at the offset, and a file of that size.
+type mending struct {
+	off  int64
+	data []byte
+	size int64
+}
 
 // judge looks at what follows the last good record of the newest segment. Only one record is ever under way, and it
 // is synced before the next one begins. So a torn one is the last: whatever stands behind the place and is a record of
@@ -283,7 +290,7 @@ func (s *segment) judge(b []byte, next uint64, salt uint32) (verdict, mending) {
 		fixed[len(fixed)-1] = recordEnd
 		g := frame{}
 		if g.parse(fixed) && g.kind == wal.EntryType && crc32.Update(s.lastCRC, castagnoli, g.data) == g.crc {
-			return verdictMend, mending{last: end - 1, size: f.next}
+			return verdictMend, mending{off: end - 1, data: []byte{recordEnd}, size: f.next}
 		}
 	}
 	for from := s.end; ; {
@@ -292,7 +299,13 @@ func (s *segment) judge(b []byte, next uint64, salt uint32) (verdict, mending) {
 			break
 		}
 		from += int64(i)
-		if index, _, _, err := openRecord(b[from:], salt); (err == nil || index > 0) && index >= next {
+		index, _, n, err := openRecord(b[from:], salt)
+		if err == nil && index == next {
+			if m, ok := s.headless(b, from, index, n); ok {
+				return verdictMend, m
+			}
+		}
+		if (err == nil || index > 0) && index >= next {
 			return verdictDamage, mending{}
 		}
 		from++
@@ -316,6 +329,39 @@ func (s *segment) judge(b []byte, next uint64, salt uint32) (verdict, mending) {
 		off = stop
 	}
 	return verdictDamage, mending{}
+}
+
+// headless recognises the next record of the log, whose own n bytes are complete at offset from, where the power went
+// before the sector was written in which its frame begins: that sector ends in zeros. The frame follows from the record.
+func (s *segment) headless(b []byte, from int64, index uint64, n int) (mending, bool) {
+	frame, pad, err := frameOf(s.lastCRC, index, b[from:from+int64(n)])
+	if err != nil || s.end+int64(len(frame)-pad-n) != from {
+		return mending{}, false
+	}
+	sector := (s.end/sectorSize + 1) * sectorSize
+	if sector > from || !allZero(b[s.end:sector]) || !bytes.Equal(b[sector:from], frame[sector-s.end:from-s.end]) {
+		return mending{}, false
+	}
+	return mending{off: s.end, data: frame[:sector-s.end], size: s.end + int64(len(frame))}, true
+}
+
+// frameOf makes what the wal package writes for a record; pad bytes of it at the end are padding. crc is that of the log
+// up to there.
+func frameOf(crc uint32, index uint64, rec []byte) (frame []byte, pad int, err error) {
+	entry, err := proto.Marshal(&raftpb.Entry{Term: new(uint64(1)), Index: &index, Data: rec})
+	if err != nil {
+		return nil, 0, err
+	}
+	body, err := proto.Marshal(&walpb.Record{Type: new(wal.EntryType), Crc: new(crc32.Update(crc, castagnoli, entry)), Data: entry})
+	if err != nil {
+		return nil, 0, err
+	}
+	field := uint64(len(body))
+	if pad = (8 - len(body)%8) % 8; pad > 0 {
+		field |= uint64(0x80|pad) << 56
+	}
+	frame = binary.LittleEndian.AppendUint64(make([]byte, 0, 8+len(body)+pad), field)
+	return append(append(frame, body...), zeroRun[:pad]...), pad, nil
 }
 
 func allZero(b []byte) bool {
