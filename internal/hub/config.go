@@ -132,8 +132,8 @@ func parseNumber(s string) (int, error) {
 			digits, unit = strings.TrimSpace(d), u
 		}
 	}
-	n, err := strconv.ParseUint(digits, 10, 32)
-	if err != nil {
+	n, err := strconv.ParseUint(digits, 10, 52)
+	if err != nil || n > 1<<52/uint64(unit) {
 		return 0, fmt.Errorf("%q is no number such as 4096 or 16MiB", s)
 	}
 	return int(n) * unit, nil
@@ -158,6 +158,8 @@ var configKeys = []configKey{
 	text("metrics", "HOST:PORT", "address at which /metrics alone is served", func(o *Options) *string { return &o.Metrics }),
 	liveKey(text("log.level", "LEVEL", "debug, info, warn or error", func(o *Options) *string { return &o.LogLevel })),
 	text("file.root", "DIR", "folder that the file service is confined to", func(o *Options) *string { return &o.FileRoot }),
+	text("krpc.pre_method_hook", "METHOD", "method to call before each call over krpc, with the pmhparams of the call",
+		func(o *Options) *string { return &o.KrpcHook }),
 	remoteKey(list("remote", "ALIAS=URL#SERVICE", "service of another server to offer here; repeatable", func(o *Options) *[]string { return &o.Remotes })),
 	text("presence.dir", "DIR", "folder to write presence files to", func(o *Options) *string { return &o.PresenceDir }),
 	toggle("allow_insecure", "permit addresses that others can reach without authentication", func(o *Options) *bool { return &o.AllowInsecure }),
@@ -167,6 +169,8 @@ var configKeys = []configKey{
 	toggle("http.query_token", "accept tokens as ?token= in addresses", func(o *Options) *bool { return &o.QueryToken }),
 
 	number("frame", "bytes of one frame or line", func(l *Limits) *int { return &l.Frame }),
+	number("upload", "bytes of one uploaded file", func(l *Limits) *int { return &l.Upload }),
+	number("spool", "bytes of all files that wait for their calls to end", func(l *Limits) *int { return &l.Spool }),
 	number("calls_per_connection", "calls in flight of one connection", func(l *Limits) *int { return &l.CallsPerConnection }),
 	number("calls_per_uid", "calls in flight of one user", func(l *Limits) *int { return &l.CallsPerUID }),
 	number("calls", "calls in flight", func(l *Limits) *int { return &l.Calls }),

@@ -56,7 +56,7 @@ func TestEachKeyInAllThreePlaces(t *testing.T) {
 	values := map[string]string{
 		"listen": "unix:///a tcp://127.0.0.1:1", "remote": "far=tcp://h:1#svc near=unix:///s", "http.hosts": "a b:1",
 		"http.origins": "https://a https://b", "state": "/s", "metrics": "127.0.0.1:9", "log.level": "warn", "file.root": "/f",
-		"presence.dir": "/p", "demo": "true", "allow_insecure": "true", "http.query_token": "true",
+		"presence.dir": "/p", "krpc.pre_method_hook": "my.check", "demo": "true", "allow_insecure": "true", "http.query_token": "true",
 	}
 	for _, k := range configKeys {
 		v, known := values[k.name]

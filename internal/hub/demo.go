@@ -68,6 +68,15 @@ func (h *hub) demoMethods() []*rpc.Method {
 
 		rpc.Handle("demo.getUserProfile", demoUserProfile, rpc.In(rpc.Inline), rpc.Needs(rpc.ScopeRead),
 			rpc.Doc("Return the profile of a demonstration user.")),
+
+		rpc.NewMethod(&rpc.Method{
+			Name: "demo.file_info",
+			Doc:  "Return name, size and SHA-256 of each file among the arguments. Only krpc carries files.",
+			Params: []rpc.Param{
+				{Name: "files", Doc: "files; anything else is ignored", Type: rpc.Type{Kind: rpc.KindFile}, Rest: true},
+			},
+			Result: rpc.Type{Kind: rpc.KindArray, Elem: &rpc.Type{Kind: rpc.KindObject}}, Scope: rpc.ScopeRead, Slow: -1,
+		}, demoFileInfo),
 	}
 }
 

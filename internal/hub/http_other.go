@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
 // Paths that two protocols also have for themselves.
@@ -36,7 +38,9 @@ type otherPaths struct {
 
 // newOtherPaths wires the protocols that share the unclaimed paths.
 func (h *hub) newOtherPaths() *otherPaths {
-	return &otherPaths{}
+	return &otherPaths{
+		calls: h.onlySpoken(rpc.Krpc, http.HandlerFunc(h.serveKrpc)),
+	}
 }
 
 func (o *otherPaths) ServeHTTP(w http.ResponseWriter, r *http.Request) {

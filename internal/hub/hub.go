@@ -29,6 +29,7 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc/capnweb"
 	"github.com/hubd-dev/hubd/internal/rpc/kkrpc"
 	"github.com/hubd-dev/hubd/internal/rpc/kollabor"
+	"github.com/hubd-dev/hubd/internal/rpc/krpc"
 	"github.com/hubd-dev/hubd/internal/session"
 	"github.com/hubd-dev/hubd/internal/statesvc"
 	"github.com/hubd-dev/hubd/internal/trust"
@@ -52,6 +53,8 @@ type hub struct {
 	native    *kollabor.Server
 	capnweb   *capnweb.Server
 	kkrpc     *kkrpc.Server
+	krpc      *krpc.Server
+	spool     *krpc.Spool
 	sessions  *session.Registry
 	web       *web
 	agentID   string // tells hubs apart

@@ -153,6 +153,7 @@ func (m *metrics) zero() {
 	for _, limit := range []string{
 		rpc.LimitCallsPerConnection, rpc.LimitCallsPerUID, rpc.LimitCalls, rpc.LimitOutbox,
 		limitConnections, limitConnectionsUID, limitUnauthenticated, limitHandshake, limitAttempts, limitFirstByte, limitWriteStall, limitFrame,
+		limitUpload, limitSpool, limitSlowBody, limitRequests,
 	} {
 		m.rejections.WithLabelValues(limit)
 	}

@@ -33,6 +33,8 @@ type Options struct {
 	Metrics string
 	// LogLevel is debug, info, warn or error; "" is info.
 	LogLevel string
+	// KrpcHook names a method that is called before each call over krpc; "" for none.
+	KrpcHook string
 	// FileRoot is the folder that the file service is confined to.
 	FileRoot string
 	// Remotes names far services: ALIAS=URL#SERVICE.
@@ -85,6 +87,8 @@ type Info struct {
 // Limits bounds what peers may use. A zero field means its default.
 type Limits struct {
 	Frame                      int           // bytes of one frame or line
+	Upload                     int           // bytes of the files of one request, and of one file that is uploaded
+	Spool                      int           // bytes of all files that wait for their calls
 	CallsPerConnection         int           // in flight
 	CallsPerUID                int           // in flight
 	Calls                      int           // in flight, all connections
@@ -106,6 +110,8 @@ type Limits struct {
 // Defaults of the limits.
 const (
 	DefaultFrame                      = 16 << 20
+	DefaultUpload                     = 2 << 30
+	DefaultSpool                      = 4 << 30
 	DefaultConnections                = 16384
 	DefaultConnectionsPerUID          = 12288
 	DefaultConnectionsUnauthenticated = 256
@@ -122,6 +128,8 @@ const (
 // withDefaults fills in what is zero.
 func (l Limits) withDefaults() Limits {
 	fill(&l.Frame, DefaultFrame)
+	fill(&l.Upload, DefaultUpload)
+	fill(&l.Spool, DefaultSpool)
 	fill(&l.CallsPerConnection, rpc.DefaultCallsPerLink)
 	fill(&l.CallsPerUID, rpc.DefaultCallsPerUID)
 	fill(&l.Calls, rpc.DefaultCalls)
@@ -274,6 +282,8 @@ func (l Limits) validate() error {
 		}
 	}
 	check("frame", int64(l.Frame), 4<<10, 1<<30)
+	check("upload", int64(l.Upload), 1<<10, 1<<50)
+	check("spool", int64(l.Spool), 1<<10, 1<<50)
 	check("calls_per_connection", int64(l.CallsPerConnection), 1, 1<<20)
 	check("calls_per_uid", int64(l.CallsPerUID), 1, 1<<24)
 	check("calls", int64(l.Calls), 1, 1<<24)

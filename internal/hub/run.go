@@ -68,6 +68,9 @@ func start(o Options) (_ *hub, err error) {
 	if h.state, err = openState(o.State); err != nil {
 		return nil, err
 	}
+	if err := h.newKrpc(); err != nil {
+		return nil, err
+	}
 	if err := h.table.Add(h.builtins()...); err != nil {
 		return nil, err
 	}
@@ -145,7 +148,7 @@ func newHub(o Options) *hub {
 	h.live.Store(&live{hosts: o.Hosts, origins: o.Origins})
 
 	h.protocols = map[rpc.Protocol]handler{rpc.Kollabor: h.serveKollabor, rpc.Kkrpc: h.serveKkrpc}
-	h.spoken = []rpc.Protocol{rpc.Kollabor, rpc.Kkrpc, rpc.Capnweb}
+	h.spoken = []rpc.Protocol{rpc.Kollabor, rpc.Kkrpc, rpc.Capnweb, rpc.Krpc}
 	h.metrics = newMetrics(h.version, h.spoken)
 	h.metrics.collectPresent(h)
 	h.open = newRegistry(o.Limits)
@@ -247,6 +250,7 @@ func (h *hub) shutdown(reason string) error {
 	drained()
 	h.closeCapnweb()
 	h.closeKkrpc()
+	h.closeKrpc()
 	h.stop(rpc.ErrShutdown)
 	left := h.open.close()
 	h.closeConnections(func(c *conn) bool { return c.protocolName() == "" }) // nothing was said, nothing is owed

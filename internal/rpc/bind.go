@@ -295,7 +295,8 @@ func (p *plan) set(c *Call, in reflect.Value, i int, v Value) error {
 		return invalid("argument %q: %v", p.params[i].Name, err)
 	}
 	if f.stream {
-		if _, ok := v.tree.(Readable); ok {
+		switch v.tree.(type) {
+		case Readable, *File:
 			c.reads(in.Field(f.index).Interface().(*Reader))
 		}
 	}

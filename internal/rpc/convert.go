@@ -240,10 +240,14 @@ func (v Value) AsList() ([]Value, error) {
 	return nil, fmt.Errorf("expected an array, got %s", v.describe())
 }
 
-// AsReader returns a stream; an array stands for the stream of its elements.
+// AsReader returns a stream; an array stands for the stream of its elements, a
+// file for that of its bytes.
 func (v Value) AsReader() (*Reader, error) {
 	if s, ok := v.tree.(Readable); ok {
 		return ReaderOf(s), nil
+	}
+	if f, ok := v.tree.(*File); ok {
+		return f.Stream()
 	}
 	list, err := v.AsList()
 	if err != nil {

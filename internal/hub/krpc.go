@@ -1,0 +1,104 @@
+package hub
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"path/filepath"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/rpc/krpc"
+)
+
+// Names of limits that krpc tells.
+const (
+	limitUpload   = "upload"
+	limitSpool    = "spool"
+	limitSlowBody = "slow_body"
+	limitRequests = "request_memory"
+)
+
+// newKrpc makes the server of krpc. Its spool is in the state folder, which is
+// locked by now.
+func (h *hub) newKrpc() error {
+	limits := h.opts.Limits
+	spool, err := krpc.OpenSpool(filepath.Join(h.opts.State, "spool"), int64(limits.Spool))
+	if err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	o := krpcObserver{h, h.metrics.flows.in[rpc.Krpc], h.metrics.flows.out[rpc.Krpc]}
+	for _, reason := range krpc.Reasons() {
+		h.metrics.failedFrames.WithLabelValues(string(rpc.Krpc), string(reason))
+	}
+	h.krpc = krpc.New(krpc.Config{
+		Table:    h.table,
+		Gate:     h.gate,
+		Spool:    spool,
+		Admit:    h.admitKrpc,
+		Hook:     h.opts.KrpcHook,
+		Observer: o,
+		Limits:   krpc.Limits{JSON: limits.Frame, Result: limits.Frame, Upload: int64(limits.Upload)},
+	})
+	h.spool = spool
+	return nil
+}
+
+// serveKrpc is the handler of calls at unclaimed paths.
+func (h *hub) serveKrpc(w http.ResponseWriter, r *http.Request) { h.krpc.ServeHTTP(w, r) }
+
+// closeKrpc ends the requests that are being read and the calls that run.
+func (h *hub) closeKrpc() {
+	if h.krpc == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closing)
+	defer cancel()
+	h.krpc.Close(ctx)
+}
+
+// admitKrpc says who sends a request, and notes on its connection what is
+// spoken there.
+func (h *hub) admitKrpc(r *http.Request) (krpc.Admission, error) {
+	c := connOf(r)
+	var link *rpc.Link
+	return krpc.Admission{
+		Peer:  c.peer.Load(),
+		Quota: &c.account.quota,
+		OnLink: func(l *rpc.Link) {
+			link = l
+			c.speaks(rpc.Krpc)
+			c.attach(l)
+		},
+		OnEnd: func() {
+			if link != nil {
+				c.link.CompareAndSwap(link, nil)
+			}
+		},
+		Gone:   c.gone,
+		Silent: c.listener.addr.network == "tcp",
+	}, nil
+}
+
+// krpcObserver tells metrics about krpc.
+type krpcObserver struct {
+	h       *hub
+	in, out *flow
+}
+
+func (o krpcObserver) MessageIn(bytes int64) { o.in.count(int(bytes)) }
+
+func (o krpcObserver) MessageOut(bytes int64) { o.out.count(int(bytes)) }
+
+func (o krpcObserver) Refused(reason krpc.Reason) {
+	o.h.metrics.failedFrames.WithLabelValues(string(rpc.Krpc), string(reason)).Inc()
+	switch reason {
+	case krpc.ReasonTooLarge:
+		o.h.metrics.rejected(limitUpload)
+	case krpc.ReasonFull:
+		o.h.metrics.rejected(limitSpool)
+	case krpc.ReasonSlow:
+		o.h.metrics.rejected(limitSlowBody)
+	case krpc.ReasonBusy:
+		o.h.metrics.rejected(limitRequests)
+	}
+}
