@@ -13,7 +13,7 @@ const SystemSocket = "/run/hubd/hub.sock"
 
 // Address says where a hub is: Network and Path as net.Dial takes them.
 type Address struct {
-	Network string // "unix" or "tcp"
+	Network string // "unix", "tcp", or "tls" for TCP with TLS
 	Path    string // the file of the socket, or host:port
 }
 
@@ -25,8 +25,8 @@ func (a Address) String() string {
 	return a.Network + "://" + a.Path
 }
 
-// ParseAddress reads "unix:///path", "tcp://host:port" or the path of a Unix
-// socket. Query parameters, as hubd's --listen takes them, are ignored.
+// ParseAddress reads "unix:///path", "tcp://host:port", "tls://host:port" or
+// the path of a Unix socket. Query parameters, as hubd's --listen takes them, are ignored.
 func ParseAddress(s string) (Address, error) {
 	scheme, _, isURL := strings.Cut(s, "://")
 	if !isURL {
@@ -53,13 +53,13 @@ func ParseAddress(s string) (Address, error) {
 			return Address{}, fmt.Errorf("address %q: want unix:///path, with three slashes", s)
 		}
 		return Address{"unix", filepath.Clean(u.Path)}, nil
-	case "tcp":
+	case "tcp", "tls":
 		if u.Hostname() == "" || u.Port() == "" || strings.Trim(u.Path, "/") != "" {
-			return Address{}, fmt.Errorf("address %q: want tcp://host:port", s)
+			return Address{}, fmt.Errorf("address %q: want %s://host:port", s, scheme)
 		}
-		return Address{"tcp", u.Host}, nil
+		return Address{scheme, u.Host}, nil
 	}
-	return Address{}, fmt.Errorf("address %q: want unix:///path or tcp://host:port", s)
+	return Address{}, fmt.Errorf("address %q: want unix:///path, tcp://host:port or tls://host:port", s)
 }
 
 // DefaultAddress returns where the hub is found when nothing is said: the

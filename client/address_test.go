@@ -23,6 +23,8 @@ func TestParseAddress(t *testing.T) {
 		{"tcp://[::1]:7420?auth=token", "tcp://[::1]:7420"},
 		{"", ""},
 		{"unix://h.sock", ""},
+		{"tls://hub.example:7443?auth=cert", "tls://hub.example:7443"},
+		{"tls://hub.example", ""},
 		{"tcp://127.0.0.1", ""},
 		{"tcp://:7420", ""},
 		{"tcp://h:1/path", ""},

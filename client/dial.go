@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"net"
 	"sync"
@@ -17,6 +18,9 @@ import (
 type Options struct {
 	// Token proves who calls, on listeners that ask for one.
 	Token string
+	// TLS is how addresses with tls:// are connected to; nil means the
+	// authorities of the system and no certificate of one's own.
+	TLS *tls.Config
 	// Name tells the hub what program this is, for its logs and lists.
 	Name string
 	// Identity is who this client is to the hub, over its connections and, if
@@ -66,8 +70,8 @@ type redial struct {
 // randomIdentity returns an identity that nobody else has; the name is for people.
 func randomIdentity(name string) string { return name + "#" + rand.Text() }
 
-// Dial connects to the hub at address, "unix:///path", "tcp://host:port" or the
-// path of a socket, and says hello. The empty address means DefaultAddress. It
+// Dial connects to the hub at address, "unix:///path", "tcp://host:port",
+// "tls://host:port" or the path of a socket, and says hello. The empty address means DefaultAddress. It
 // tries once: see WaitFor for a hub that is still starting.
 func Dial(ctx context.Context, address string, opts *Options) (*Client, error) {
 	c := &Client{}
@@ -140,6 +144,9 @@ func temporary(err error) bool {
 	case KindUnavailable, KindOverloaded, KindTimeout:
 		return true
 	case KindDisconnected:
+		if _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); untrusted {
+			return false
+		}
 		return !errors.Is(err, syscall.EACCES) && !errors.Is(err, syscall.EPERM) && !errors.Is(err, ErrClosed)
 	}
 	return false
@@ -149,7 +156,7 @@ func temporary(err error) bool {
 func (c *Client) connect(ctx context.Context) (*conn, error) {
 	dial := c.opts.Dialer
 	if dial == nil {
-		dial = func(ctx context.Context) (net.Conn, error) { return dialSocket(ctx, c.address) }
+		dial = func(ctx context.Context) (net.Conn, error) { return c.address.Dial(ctx, c.opts.TLS) }
 	}
 	nc, err := dial(ctx)
 	if err != nil {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"syscall"
@@ -44,8 +45,12 @@ func (w *wire) TryWrite(p []byte) (n int, err error) {
 	return n, failed
 }
 
-// dialSocket connects to a, once.
-func dialSocket(ctx context.Context, a Address) (net.Conn, error) {
+// Dial connects to a, once, and says nothing. config is for tls:// and may be nil.
+func (a Address) Dial(ctx context.Context, config *tls.Config) (net.Conn, error) {
 	var d net.Dialer
+	if a.Network == "tls" {
+		secure := tls.Dialer{NetDialer: &d, Config: config}
+		return secure.DialContext(ctx, "tcp", a.Path)
+	}
 	return d.DialContext(ctx, a.Network, a.Path)
 }

@@ -42,8 +42,11 @@ the native protocol, so --protocol kkrpc looks for a listener that speaks it.`,
 			if err != nil {
 				return err
 			}
-			var d net.Dialer
-			nc, err := d.DialContext(ctx, addr.Network, addr.Path)
+			opts, err := a.options()
+			if err != nil {
+				return err
+			}
+			nc, err := addr.Dial(ctx, opts.TLS)
 			if err != nil {
 				return unreachable{addr, errors.Join(&client.Error{Kind: client.KindDisconnected, Retry: client.RetrySafe}, err)}
 			}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -87,6 +88,9 @@ func (e unreachable) hint() string {
 		return `the hub that listened there has ended: start it again with "hubd"`
 	case errors.Is(e.err, fs.ErrPermission):
 		return "ask to be let in: sudo usermod -aG hubd $USER, then log in again"
+	}
+	if _, untrusted := errors.AsType[*tls.CertificateVerificationError](e.err); untrusted {
+		return "name the authority that issued the hub's certificate with --ca-file or HUBD_CA_FILE"
 	}
 	switch client.KindOf(e.err) {
 	case client.KindUnauthenticated:

@@ -31,6 +31,7 @@ type app struct {
 	socket string
 	format string // of --output; "" leaves it to the command
 	color  string
+	files  tlsFiles
 	client *client.Client // the open connection, if any
 }
 
@@ -74,7 +75,8 @@ user's hub ($XDG_RUNTIME_DIR/hubd/hub.sock), else at /run/hubd/hub.sock.`,
 		return usageError{err.Error(), fmt.Sprintf("see %q", cmd.CommandPath()+" --help")}
 	})
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.socket, "socket", "", "the hub's `address`: a path, unix:///path or tcp://host:port")
+	flags.StringVar(&a.socket, "socket", "", "the hub's `address`: a path, unix:///path, tcp://host:port or tls://host:port")
+	a.files.add(flags)
 	flags.StringVarP(&a.format, "output", "o", "", "`format` of the result: table, json, jsonl, yaml or raw")
 	flags.StringVar(&a.color, "color", "auto", "`when` to use colour: auto, always or never")
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
@@ -164,8 +166,9 @@ func (a *app) address() (client.Address, error) {
 	return addr, nil
 }
 
-func (a *app) options() *client.Options {
-	return &client.Options{Name: "hubctl", Token: a.getenv("HUBD_TOKEN")}
+func (a *app) options() (*client.Options, error) {
+	config, err := a.files.config(a.getenv)
+	return &client.Options{Name: "hubctl", Token: a.getenv("HUBD_TOKEN"), TLS: config}, err
 }
 
 // dial connects to the hub. run closes the connection.
@@ -174,7 +177,11 @@ func (a *app) dial(ctx context.Context) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := client.Dial(ctx, addr.String(), a.options())
+	opts, err := a.options()
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.Dial(ctx, addr.String(), opts)
 	if err != nil {
 		return nil, unreachable{addr, err}
 	}

@@ -63,7 +63,11 @@ func (a *app) waitAnywhere(ctx context.Context) error {
 }
 
 func (a *app) waitAt(ctx context.Context, addr client.Address) error {
-	c, err := client.WaitFor(ctx, addr.String(), a.options())
+	opts, err := a.options()
+	if err != nil {
+		return err
+	}
+	c, err := client.WaitFor(ctx, addr.String(), opts)
 	if err != nil {
 		return unreachable{addr, err}
 	}

@@ -21,6 +21,7 @@ type auth string
 const (
 	authToken auth = "token" // a bearer token
 	authUID   auth = "uid"   // the owner of the peer's socket, as the kernel tells
+	authCert  auth = "cert"  // a certificate that the TLS client shows
 	authNone  auth = "none"  // nobody is asked
 )
 
@@ -32,6 +33,7 @@ type address struct {
 	network   string // "unix" or "tcp"
 	path      string // of a Unix socket, absolute
 	hostport  string // of a TCP socket
+	tls       bool   // of a TCP socket
 	auth      auth
 	scopes    rpc.Scope      // 0: what the kind of listener gives
 	mode      uint32         // of a Unix socket
@@ -43,6 +45,9 @@ type address struct {
 func (a address) String() string {
 	if a.network == "unix" {
 		return "unix://" + a.path
+	}
+	if a.tls {
+		return "tls://" + a.hostport
 	}
 	return "tcp://" + a.hostport
 }
@@ -56,6 +61,7 @@ func (a address) speaks(p rpc.Protocol) bool {
 //
 //	unix:///absolute/path?mode=0660&group=G&scopes=read,call&protocols=a,b
 //	tcp://HOST:PORT?auth=token|uid|none&scopes=read,call&protocols=a,b
+//	tls://HOST:PORT?auth=token|cert|uid|none&scopes=read,call&protocols=a,b
 func parseAddress(text string, insecure bool) (address, error) {
 	a := address{auth: authToken, mode: 0o600, group: -1}
 	fail := func(format string, args ...any) (address, error) {
@@ -88,14 +94,14 @@ func parseAddress(text string, insecure bool) (address, error) {
 		if len(a.path) > maxSocketPath {
 			return fail("path has %d bytes, a socket path has at most %d", len(a.path), maxSocketPath)
 		}
-	case "tcp":
-		a.network, a.hostport = "tcp", u.Host
+	case "tcp", "tls":
+		a.network, a.hostport, a.tls = "tcp", u.Host, u.Scheme == "tls"
 		if u.Path != "" && u.Path != "/" {
 			return fail("a TCP address has no path")
 		}
 		host, port, err := net.SplitHostPort(u.Host)
 		if err != nil {
-			return fail("expected tcp://HOST:PORT: %w", err)
+			return fail("expected %s://HOST:PORT: %w", u.Scheme, err)
 		}
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || port == "" {
 			return fail("port %q is not a number up to 65535", port)
@@ -103,7 +109,7 @@ func parseAddress(text string, insecure bool) (address, error) {
 			return fail("host is missing; all addresses are 0.0.0.0:%d or [::]:%d", n, n)
 		}
 	default:
-		return fail("expected unix:// or tcp://")
+		return fail("expected unix://, tcp:// or tls://")
 	}
 	for key, values := range query {
 		if len(values) != 1 {
@@ -125,8 +131,14 @@ func parseAddress(text string, insecure bool) (address, error) {
 			}
 			a.scopes = s
 		case key == "auth" && a.network == "tcp":
-			if a.auth = auth(v); a.auth != authToken && a.auth != authUID && a.auth != authNone {
-				return fail("auth %q: expected token, uid or none", v)
+			switch a.auth = auth(v); a.auth {
+			case authToken, authUID, authNone:
+			case authCert:
+				if !a.tls {
+					return fail("auth=cert needs tls://")
+				}
+			default:
+				return fail("auth %q: expected token, uid, none or, with tls://, cert", v)
 			}
 		case key == "mode" && a.network == "unix":
 			m, err := strconv.ParseUint(v, 8, 32)

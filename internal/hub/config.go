@@ -144,15 +144,15 @@ func liveKey(k configKey) configKey {
 	return k
 }
 
-// remoteKey is a list whose values begin with an alias.
-func remoteKey(k configKey) configKey {
+// mapKey is a list whose values are NAME=..., in YAML also a mapping.
+func mapKey(k configKey) configKey {
 	k.Map = true
 	return k
 }
 
 var configKeys = []configKey{
-	list("listen", "URL", "address to accept connections on: unix:///PATH[?mode=0660&group=G] or tcp://HOST:PORT[?auth=token|uid|none], "+
-		"both with protocols=A,B and scopes=read,call; repeatable", func(o *Options) *[]string { return &o.Listen }),
+	list("listen", "URL", "address to accept connections on: unix:///PATH[?mode=0660&group=G] tcp://HOST:PORT[?auth=token|uid|none] or "+
+		"tls://HOST:PORT[?auth=token|cert|uid|none], all with protocols=A,B and scopes=read,call; repeatable", func(o *Options) *[]string { return &o.Listen }),
 	text("state", "DIR", "folder of store, spool and lock", func(o *Options) *string { return &o.State }),
 	toggle("demo", "add the methods math.add and demo.*, and make demo the default session", func(o *Options) *bool { return &o.Demo }),
 	text("metrics", "HOST:PORT", "address at which /metrics alone is served", func(o *Options) *string { return &o.Metrics }),
@@ -160,8 +160,15 @@ var configKeys = []configKey{
 	text("file.root", "DIR", "folder that the file service is confined to", func(o *Options) *string { return &o.FileRoot }),
 	text("krpc.pre_method_hook", "METHOD", "method to call before each call over krpc, with the pmhparams of the call",
 		func(o *Options) *string { return &o.KrpcHook }),
-	remoteKey(list("remote", "ALIAS=URL#SERVICE", "service of another server to offer here; repeatable", func(o *Options) *[]string { return &o.Remotes })),
+	mapKey(list("remote", "ALIAS=URL#SERVICE", "service of another server to offer here; repeatable", func(o *Options) *[]string { return &o.Remotes })),
 	text("presence.dir", "DIR", "folder to write presence files to", func(o *Options) *string { return &o.PresenceDir }),
+	liveKey(mapKey(list("peers", "USER=SCOPES", "what another user, or with @GROUP the members of a group, may do on Unix sockets and with auth=uid; repeatable",
+		func(o *Options) *[]string { return &o.Peers }))),
+	text("tls.cert_file", "FILE", "certificate that tls:// addresses show, with its chain, as PEM", func(o *Options) *string { return &o.TLSCert }),
+	text("tls.key_file", "FILE", "key of the certificate", func(o *Options) *string { return &o.TLSKey }),
+	text("tls.client_ca_file", "FILE", "authorities whose certificates clients may show", func(o *Options) *string { return &o.TLSClientCA }),
+	liveKey(mapKey(list("tls.clients", "NAME=SCOPES", "what the owner of a client's certificate may do; repeatable",
+		func(o *Options) *[]string { return &o.TLSClients }))),
 	toggle("allow_insecure", "permit addresses that others can reach without authentication", func(o *Options) *bool { return &o.AllowInsecure }),
 	liveKey(list("http.hosts", "HOST", "further Host that TCP listeners answer to; repeatable", func(o *Options) *[]string { return &o.Hosts })),
 	liveKey(list("http.origins", "ORIGIN", "web origin whose pages may call, such as https://example.com; repeatable",

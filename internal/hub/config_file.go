@@ -146,6 +146,9 @@ func valuesOf(k *configKey, node ast.Node) ([]string, error) {
 		values := []string{}
 		for _, e := range entries {
 			v, err := scalar(e.Value)
+			if seq, ok := e.Value.(*ast.SequenceNode); ok {
+				v, err = joined(seq)
+			}
 			if err != nil {
 				return nil, err
 			}
@@ -169,6 +172,18 @@ func valuesOf(k *configKey, node ast.Node) ([]string, error) {
 		return nil, complain(node, "%s takes one value%s", k.name, map[bool]string{true: ", or a list of them"}[k.List])
 	}
 	return []string{v}, nil
+}
+
+// joined returns the text of a list of plain values, with commas.
+func joined(seq *ast.SequenceNode) (string, error) {
+	parts := make([]string, len(seq.Values))
+	for i, e := range seq.Values {
+		var err error
+		if parts[i], err = scalar(e); err != nil {
+			return "", err
+		}
+	}
+	return strings.Join(parts, ","), nil
 }
 
 // scalar returns the text of a plain value.

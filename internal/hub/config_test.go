@@ -57,6 +57,7 @@ func TestEachKeyInAllThreePlaces(t *testing.T) {
 		"listen": "unix:///a tcp://127.0.0.1:1", "remote": "far=tcp://h:1#svc near=unix:///s", "http.hosts": "a b:1",
 		"http.origins": "https://a https://b", "state": "/s", "metrics": "127.0.0.1:9", "log.level": "warn", "file.root": "/f",
 		"presence.dir": "/p", "krpc.pre_method_hook": "my.check", "demo": "true", "allow_insecure": "true", "http.query_token": "true",
+		"peers": "nobody=read @0=read,call", "tls.cert_file": "/c", "tls.key_file": "/k", "tls.client_ca_file": "/ca", "tls.clients": "a=read b=call",
 	}
 	for _, k := range configKeys {
 		v, known := values[k.name]
@@ -159,7 +160,7 @@ func TestBadFile(t *testing.T) {
 		{"key twice", "demo: true\ndemo: false\n", "demo"},
 		{"two documents", "demo: true\n---\ndemo: false\n", "second document"},
 		{"no level", "log: {level: loud}\n", `log level "loud"`},
-		{"no address", "listen: [foo]\n", "expected unix:// or tcp://"},
+		{"no address", "listen: [foo]\n", "expected unix://, tcp:// or tls://"},
 		{"limit out of range", "limits: {outbox: 3}\n", "limits.outbox: 3 is not between"},
 		{"no YAML", "demo: [\n", ""},
 		{"tabs", "log:\n\tlevel: info\n", ""},
@@ -314,8 +315,8 @@ func TestParseAddress(t *testing.T) {
 		{"tcp://0.0.0.0:7420?auth=none", "--allow-insecure"},
 		{"tcp://example.com:7420?auth=none", "--allow-insecure"},
 		{"tcp://0.0.0.0:7420?auth=uid", "loopback"},
-		{"http://127.0.0.1:7420", "unix:// or tcp://"},
-		{"/run/hub.sock", "unix:// or tcp://"},
+		{"http://127.0.0.1:7420", "expected unix://, tcp:// or tls://"},
+		{"/run/hub.sock", "expected unix://, tcp:// or tls://"},
 		{"%zz", "listen"},
 	} {
 		_, err := parseAddress(c.text, false)

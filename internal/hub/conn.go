@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -33,7 +34,8 @@ type conn struct {
 	link     atomic.Pointer[rpc.Link]
 	owner    atomic.Pointer[string] // of ephemeral keys; nil: the connection itself
 
-	net   net.Conn
+	net   net.Conn  // the socket
+	tls   *tls.Conn // on top of it; nil without TLS
 	raw   syscall.RawConn
 	head  []byte // taken by detection, not yet read; touched by the reader only
 	begun []byte // read from head, for monitors to see with what follows; touched by the reader only
@@ -46,6 +48,7 @@ type conn struct {
 	tryOnce func(fd uintptr) bool // never waits
 	tryWait func(fd uintptr) bool // waits until the socket takes something
 
+	closing  atomic.Bool // the TLS layer says goodbye
 	once     sync.Once
 	closeErr error
 }
@@ -60,6 +63,9 @@ func newConn(h *hub, l *listener, nc net.Conn) (*conn, error) {
 		return nil, err
 	}
 	c := &conn{listener: l, since: time.Now(), hub: h, net: nc, raw: raw}
+	if l.addr.tls {
+		c.tls = tls.Server(below{c}, h.certs.server())
+	}
 	c.tryOnce = func(fd uintptr) bool {
 		c.tried, c.tryErr = write(fd, c.try)
 		return true
@@ -87,24 +93,51 @@ func write(fd uintptr, p []byte) (int, error) {
 	}
 }
 
-// TryWrite makes one attempt that cannot block.
+// TryWrite makes one attempt that cannot block. With TLS there is none: its
+// layer seals what it is given and cannot take it back, and its reader writes
+// as well, which others would have to wait for.
 func (c *conn) TryWrite(p []byte) (int, error) {
+	if c.tls != nil {
+		return 0, nil
+	}
+	n, err := c.trySocket(p)
+	c.monitorOut(p[:n])
+	return n, err
+}
+
+// monitorOut shows monitors what was sent.
+func (c *conn) monitorOut(p []byte) {
+	if len(p) > 0 && c.hub.monitors.frames.Load() {
+		c.hub.monitors.frame(c, "out", p)
+	}
+}
+
+// trySocket makes one attempt to write to the socket.
+func (c *conn) trySocket(p []byte) (int, error) {
 	c.try = p
 	err := c.raw.Write(c.tryOnce)
 	c.try = nil
 	if err == nil {
 		err = c.tryErr
 	}
-	if c.tried > 0 && c.hub.monitors.frames.Load() {
-		c.hub.monitors.frame(c, "out", p[:c.tried])
-	}
 	return c.tried, err
 }
 
 // Write blocks until all of p is taken, and fails when the peer takes nothing
 // for the stall limit.
-func (c *conn) Write(p []byte) (int, error) {
-	n, err := c.TryWrite(p)
+func (c *conn) Write(p []byte) (n int, err error) {
+	if c.tls != nil {
+		n, err = c.tls.Write(p)
+	} else {
+		n, err = c.writeSocket(p)
+	}
+	c.monitorOut(p[:n])
+	return n, err
+}
+
+// writeSocket is Write below TLS.
+func (c *conn) writeSocket(p []byte) (int, error) {
+	n, err := c.trySocket(p)
 	if err != nil || n == len(p) {
 		return n, err
 	}
@@ -127,15 +160,15 @@ func (c *conn) push(p []byte) (n int, err error) {
 		if err := c.net.SetWriteDeadline(time.Now().Add(c.hub.opts.Limits.WriteStall)); err != nil {
 			return n, err
 		}
+		if c.closing.Load() { // its deadline may have been overwritten
+			return n, net.ErrClosed
+		}
 		c.try = p
 		if err := c.raw.Write(c.tryWait); err != nil {
 			return n, err
 		}
 		if c.tryErr != nil {
 			return n, c.tryErr
-		}
-		if c.hub.monitors.frames.Load() {
-			c.hub.monitors.frame(c, "out", p[:c.tried])
 		}
 		n += c.tried
 		p = p[c.tried:]
@@ -155,7 +188,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		}
 		return n, nil
 	}
-	n, err := c.net.Read(p)
+	n, err := c.receive(p)
 	if n > 0 && c.hub.monitors.frames.Load() {
 		c.hub.monitors.frame(c, "in", append(c.begun, p[:n]...))
 		c.begun = nil
@@ -163,10 +196,21 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// receive reads past what detection has taken.
+func (c *conn) receive(p []byte) (int, error) {
+	if c.tls != nil {
+		return c.tls.Read(p)
+	}
+	return c.net.Read(p)
+}
+
 // Close ends the connection. It may be called more than once and at any time.
 func (c *conn) Close() error {
 	c.once.Do(func() {
 		c.hub.open.leave(c)
+		if c.tls != nil {
+			c.farewell()
+		}
 		c.closeErr = c.net.Close()
 	})
 	return c.closeErr
@@ -174,6 +218,9 @@ func (c *conn) Close() error {
 
 // CloseWrite tells the peer that nothing more comes; what it still sends can be read.
 func (c *conn) CloseWrite() error {
+	if c.tls != nil {
+		return c.tls.CloseWrite()
+	}
 	if half, ok := c.net.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
@@ -201,7 +248,7 @@ func (c *conn) detect() (speech, error) {
 	var first [longestMethod]byte
 	n := 0
 	for {
-		k, err := c.net.Read(first[n:])
+		k, err := c.receive(first[n:])
 		n += k
 		s := detect(first[:n])
 		if s == unclear && n > 0 && errors.Is(err, io.EOF) {

@@ -56,7 +56,9 @@ func hostAllowed(r *http.Request, c *conn, allowed []string) bool {
 	}
 	host, port, err := net.SplitHostPort(r.Host)
 	if err != nil {
-		host, port = r.Host, "80"
+		if host, port = r.Host, "80"; c.tls != nil {
+			port = "443"
+		}
 	}
 	if slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, host) }) {
 		return true

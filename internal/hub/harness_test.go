@@ -98,7 +98,7 @@ func startHub(t *testing.T, o Options) *testHub {
 		t.Fatal("hub was not ready in time")
 	}
 	for _, l := range h.info.Listeners {
-		if at, ok := strings.CutPrefix(l, "tcp://"); ok {
+		if scheme, at, _ := strings.Cut(l, "://"); scheme == "tcp" || scheme == "tls" {
 			h.tcp = at
 		}
 	}

@@ -10,6 +10,7 @@
 //	notify.go     what the service manager is told; watchdog.go whether to
 //	journal.go    the log as entries with fields of the systemd journal
 //	peer.go       who is at the other end; trust.go by which token
+//	tls.go        certificates, and connections over TLS
 //	tokens.go     the methods about tokens; audit.go what was denied
 //	metrics.go    what the calls and connections did, for Prometheus
 //	methods.go    the hub's own methods
@@ -64,6 +65,7 @@ type hub struct {
 	tokens    *trust.Store      // nil until start
 	attempts  trust.Limiter     // of what is no token
 	audit     *audit
+	certs     *certificates // nil without TLS
 
 	sessionDir  string   // of the sessions' sockets; "" when there are none
 	sessionLock *os.File // of that folder
@@ -103,6 +105,17 @@ type handler func(ctx context.Context, c *conn) error
 type live struct {
 	hosts   []string
 	origins []string
+	uids    map[int]rpc.Scope    // what users may
+	gids    map[int]rpc.Scope    // what members of groups may
+	clients map[string]rpc.Scope // what the owners of certificates may, by a name in them
+}
+
+// newLive takes what a reload changes out of validated options.
+func newLive(o Options) *live {
+	l := &live{hosts: o.Hosts, origins: o.Origins}
+	l.uids, l.gids, _ = parsePeers(o.Peers)
+	l.clients, _ = parseScopes(o.TLSClients, func(string) error { return nil })
+	return l
 }
 
 // phase is where the hub stands.

@@ -95,6 +95,9 @@ func (l *listener) bind() error {
 	if err == nil {
 		l.socket, err = os.Lstat(path)
 	}
+	if err == nil {
+		l.addr.group = groupOf(l.socket)
+	}
 	if err != nil {
 		ln.Close()
 		os.Remove(path)
@@ -203,7 +206,7 @@ func inherit(inherited []net.Listener, configured []address) (ls []*listener, re
 			}
 			l.addr = address{network: "unix", path: at.Name, group: -1, mode: 0o600}
 			if st, e := os.Stat(at.Name); e == nil {
-				l.addr.mode = uint32(st.Mode().Perm())
+				l.addr.mode, l.addr.group = uint32(st.Mode().Perm()), groupOf(st)
 			}
 			ln.(*net.UnixListener).SetUnlinkOnClose(false)
 		case *net.TCPAddr:
@@ -213,10 +216,9 @@ func inherit(inherited []net.Listener, configured []address) (ls []*listener, re
 		}
 		for i, a := range rest {
 			if a.network == l.addr.network && (a.network == "unix" && a.path == l.addr.path || a.network == "tcp" && sameTCP(a.hostport, l.addr.hostport)) {
-				mode := l.addr.mode
-				hostport := l.addr.hostport
+				bound := l.addr
 				l.addr = a
-				l.addr.mode, l.addr.hostport = mode, hostport
+				l.addr.mode, l.addr.group, l.addr.hostport = bound.mode, bound.group, bound.hostport
 				rest = append(rest[:i], rest[i+1:]...)
 				break
 			}

@@ -34,6 +34,8 @@ type metrics struct {
 	rejections   *prometheus.CounterVec
 	storeOps     *prometheus.HistogramVec
 	authFailures prometheus.Counter
+	tlsReloads   *prometheus.CounterVec
+	tlsExpiry    prometheus.Gauge
 
 	attached      prometheus.Gauge
 	followers     prometheus.Gauge
@@ -62,6 +64,7 @@ type metricInfo struct {
 // requests that are turned away.
 const (
 	dropPeer     = "peer_not_allowed"
+	dropTLS      = "tls_handshake"
 	dropProtocol = "protocol_not_spoken"
 	dropHost     = "host_not_allowed"
 	dropOrigin   = "origin_not_allowed"
@@ -105,6 +108,8 @@ func newMetrics(version string, protocols []rpc.Protocol) *metrics {
 		"protocol", "reason")
 	m.rejections = m.counters("hubd_rejected_total", "Refusals because of a limit, by the name of the limit.", "limit")
 	m.authFailures = m.counter("hubd_auth_failures_total", "Tokens that were presented and refused.")
+	m.tlsReloads = m.counters("hubd_tls_reloads_total", "Times that the TLS certificate was read again, by result.", "result")
+	m.tlsExpiry = m.gauge("hubd_tls_certificate_expiry_timestamp_seconds", "When the TLS certificate ends, in seconds since 1970; 0 without TLS.")
 	m.storeOps = m.histograms("hubd_store_op_duration_seconds", "Time that operations of the state store took.", durationBuckets, "op")
 	m.attached = m.gauge("hubd_attached_clients", "Clients that are attached to sessions through the native protocol.")
 	m.followers = m.gauge("hubd_session_followers", "Followers of sessions, in any protocol.")
@@ -144,6 +149,7 @@ func (m *metrics) zero() {
 		}
 	}
 	m.drops.WithLabelValues("", dropPeer)
+	m.drops.WithLabelValues("", dropTLS)
 	for _, reason := range []string{dropHost, dropOrigin} {
 		m.drops.WithLabelValues(string(protocolHTTP), reason)
 	}
@@ -167,6 +173,7 @@ func (m *metrics) zero() {
 		m.messages.WithLabelValues(result)
 	}
 	for _, result := range []string{"ok", "failed"} {
+		m.tlsReloads.WithLabelValues(result)
 		m.reloads.WithLabelValues(result)
 	}
 }

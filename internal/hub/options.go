@@ -50,6 +50,16 @@ type Options struct {
 	// QueryToken lets requests carry their token as ?token=. Addresses end up in
 	// histories and in the logs of proxies, so this is for clients that can set nothing else.
 	QueryToken bool
+	// Peers says what other users may, on Unix sockets and with auth=uid:
+	// USER=SCOPES, and @GROUP=SCOPES for the members of a group.
+	Peers []string
+	// TLSCert and TLSKey are the PEM files of what TLS listeners show.
+	TLSCert, TLSKey string
+	// TLSClientCA has the authorities whose certificates clients may show, in PEM.
+	TLSClientCA string
+	// TLSClients says what the owners of such certificates may: NAME=SCOPES, NAME
+	// being the common name or one of the alternative names.
+	TLSClients []string
 	// Limits bounds what peers may use.
 	Limits Limits
 
@@ -215,6 +225,7 @@ func (o Options) Validate() error {
 			problems = append(problems, err)
 		}
 	}
+	usesTLS, usesCerts := false, false
 	seen := map[string]bool{}
 	for _, l := range o.Listen {
 		a, err := parseAddress(l, o.AllowInsecure)
@@ -223,6 +234,25 @@ func (o Options) Validate() error {
 			add(fmt.Errorf("listen %q: the address is given twice", l))
 		}
 		seen[a.String()] = true
+		usesTLS = usesTLS || a.tls
+		usesCerts = usesCerts || a.auth == authCert
+	}
+	switch {
+	case usesTLS && (o.TLSCert == "" || o.TLSKey == ""):
+		add(errors.New("listen: tls:// needs tls.cert_file and tls.key_file"))
+	case usesCerts && o.TLSClientCA == "":
+		add(errors.New("listen: auth=cert needs tls.client_ca_file"))
+	}
+	for name, path := range map[string]string{"tls.cert_file": o.TLSCert, "tls.key_file": o.TLSKey, "tls.client_ca_file": o.TLSClientCA} {
+		if path != "" && !filepath.IsAbs(path) {
+			add(fmt.Errorf("%s %q: the path is not absolute", name, path))
+		}
+	}
+	if _, _, err := parsePeers(o.Peers); err != nil {
+		add(fmt.Errorf("peers: %w", err))
+	}
+	if _, err := parseScopes(o.TLSClients, func(string) error { return nil }); err != nil {
+		add(fmt.Errorf("tls.clients: %w", err))
 	}
 	if o.State != "" && !filepath.IsAbs(o.State) {
 		add(fmt.Errorf("state %q: the path is not absolute", o.State))

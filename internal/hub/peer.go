@@ -8,8 +8,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/user"
+	"slices"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -25,7 +28,8 @@ func (c *conn) identify() (*rpc.Peer, error) {
 		if err != nil {
 			return nil, err
 		}
-		return a.user(&rpc.Peer{UID: int(cred.Uid), GID: int(cred.Gid), PID: int(cred.Pid)}), nil
+		p := &rpc.Peer{UID: int(cred.Uid), GID: int(cred.Gid), PID: int(cred.Pid)}
+		return c.hub.live.Load().user(a, p, c.groups), nil
 	}
 	switch a.auth {
 	case authNone:
@@ -39,28 +43,103 @@ func (c *conn) identify() (*rpc.Peer, error) {
 		if err != nil {
 			return nil, err
 		}
-		return a.user(&rpc.Peer{UID: uid, GID: -1, PID: -1}), nil
+		groups := func() ([]int, error) { return groupsOf(uid) }
+		return c.hub.live.Load().user(a, &rpc.Peer{UID: uid, GID: -1, PID: -1}, groups), nil
 	default:
 		return &rpc.Peer{UID: -1, GID: -1, PID: -1, Unauthenticated: true}, nil
 	}
 }
 
-// user gives p, whose uid is known, the scopes that it has on the listener:
-// all for the hub's own user and root, those of the listener for others that
-// its socket lets in, and nothing for everybody else.
-func (a address) user(p *rpc.Peer) *rpc.Peer {
-	switch {
-	case p.UID == os.Geteuid() || p.UID == 0:
-		p.Scopes = rpc.AllScopes
-	case a.network == "unix" && a.mode&0o022 != 0: // who may write to a socket may connect
-		p.Scopes = rpc.ScopeRead
-		if a.scopes != 0 {
-			p.Scopes = a.scopes
-		}
-	default:
+// user gives p, whose uid is known, the scopes that it has on the listener: all
+// for the hub's own user and root, for others what the configuration gives
+// them. Where it says nothing of them, those that a Unix socket lets in by
+// intent have what the URL of its listener says, and members of the socket's
+// group may read. Everybody else is nobody: nil.
+func (l *live) user(a address, p *rpc.Peer, groups func() ([]int, error)) *rpc.Peer {
+	p.Scopes = l.scopes(a, p.UID, groups)
+	if a.network == "tcp" && a.scopes != 0 {
+		p.Scopes &= a.scopes
+	}
+	if p.Scopes == 0 {
 		return nil
 	}
 	return p
+}
+
+func (l *live) scopes(a address, uid int, groups func() ([]int, error)) rpc.Scope {
+	if uid == os.Geteuid() || uid == 0 {
+		return rpc.AllScopes
+	}
+	s := l.uids[uid]
+	var member []int
+	if len(l.gids) > 0 || a.network == "unix" && a.mode&0o020 != 0 {
+		member, _ = groups() // who cannot be found out is a member of none
+	}
+	for _, g := range member {
+		s |= l.gids[g]
+	}
+	switch {
+	case s != 0 || a.network != "unix" || a.mode&0o022 == 0: // who may write to a socket may connect
+		return s
+	case a.scopes != 0:
+		return a.scopes
+	case a.mode&0o020 != 0 && slices.Contains(member, a.group):
+		return rpc.ScopeRead
+	}
+	return 0
+}
+
+// groups asks the kernel which groups the peer of a Unix socket was in when it connected.
+func (c *conn) groups() ([]int, error) {
+	cred, err := c.credentials()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]uint32, 64)
+	var n uint32
+	for {
+		n = uint32(len(list) * 4)
+		var e unix.Errno
+		err := c.raw.Control(func(fd uintptr) {
+			_, _, e = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+				uintptr(unsafe.Pointer(&list[0])), uintptr(unsafe.Pointer(&n)), 0)
+		})
+		if err != nil {
+			return nil, err
+		}
+		if e == unix.ERANGE && int(n) > len(list)*4 && n <= 1<<18+4 { // a process is in 65536 groups at most
+			list = make([]uint32, n/4)
+			continue
+		}
+		if e != 0 {
+			return []int{int(cred.Gid)}, os.NewSyscallError("getsockopt", e)
+		}
+		break
+	}
+	groups := []int{int(cred.Gid)}
+	for _, g := range list[:min(int(n)/4, len(list))] {
+		groups = append(groups, int(g))
+	}
+	return groups, nil
+}
+
+// groupsOf looks up the groups of a user.
+func groupsOf(uid int) ([]int, error) {
+	u, err := user.LookupId(strconv.Itoa(uid))
+	if err != nil {
+		return nil, err
+	}
+	names, err := u.GroupIds()
+	if err != nil {
+		return nil, err
+	}
+	groups := make([]int, 0, len(names))
+	for _, name := range names {
+		if g, err := strconv.Atoi(name); err == nil {
+			groups = append(groups, g)
+		}
+	}
+	return groups, nil
 }
 
 func (c *conn) credentials() (*unix.Ucred, error) {

@@ -145,7 +145,7 @@ func newHub(o Options) *hub {
 	h.audit = newAudit(h.log)
 	h.attempts = trust.Limiter{Burst: attemptBurst, Every: attemptEvery, Max: attemptAddresses}
 	h.ctx, h.stop = context.WithCancelCause(context.Background())
-	h.live.Store(&live{hosts: o.Hosts, origins: o.Origins})
+	h.live.Store(newLive(o))
 
 	h.protocols = map[rpc.Protocol]handler{rpc.Kollabor: h.serveKollabor, rpc.Kkrpc: h.serveKkrpc}
 	h.spoken = []rpc.Protocol{rpc.Kollabor, rpc.Kkrpc, rpc.Capnweb, rpc.Krpc}
@@ -191,6 +191,17 @@ func (h *hub) listenAll() error {
 			return &ConfigError{[]error{err}}
 		}
 		addresses[i] = a
+	}
+	if slices.ContainsFunc(addresses, func(a address) bool { return a.tls }) {
+		var err error
+		if h.certs, err = newCertificates(h.opts, h.log, h.metrics); err != nil {
+			return err
+		}
+	}
+	for _, a := range addresses {
+		if a.network == "tcp" && !a.tls && !isLoopback(a.hostport) {
+			h.log.Warn("others can listen in: this address has no TLS", zap.Stringer("listener", a))
+		}
 	}
 	inherited, rest, err := inherit(h.opts.Inherited, addresses)
 	if err != nil {
@@ -355,6 +366,11 @@ func (h *hub) reload() error {
 	unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
 	h.notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000))
 	defer h.notify("READY=1")
+	if h.certs != nil {
+		if err := h.certs.reload(); err != nil {
+			return err
+		}
+	}
 	if h.opts.Load == nil {
 		h.log.Info("there is no configuration file: nothing to reload")
 		return nil
@@ -376,7 +392,7 @@ func (h *hub) reload() error {
 	}
 	level, _ := zapcore.ParseLevel(o.LogLevel) // validated
 	h.level.SetLevel(level)
-	h.live.Store(&live{hosts: o.Hosts, origins: o.Origins})
+	h.live.Store(newLive(o))
 	h.metrics.reloads.WithLabelValues("ok").Inc()
 	h.metrics.configGood.Set(1)
 	h.configGood.Store(true)

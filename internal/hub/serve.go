@@ -50,6 +50,12 @@ func (h *hub) serve(c *conn) {
 		c.Close()
 		return
 	}
+	if c.tls != nil {
+		if err := c.handshake(); err != nil {
+			h.refuseTLS(c, err)
+			return
+		}
+	}
 	s, err := c.detect()
 	if err != nil {
 		// Probes connect and leave without a byte: that is no error.
@@ -74,6 +80,19 @@ func (h *hub) serve(c *conn) {
 			h.hand(c, rpc.Kkrpc)
 		}
 	}
+}
+
+// refuseTLS ends a connection whose handshake has failed.
+func (h *hub) refuseTLS(c *conn, err error) {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		h.metrics.rejected(limitHandshake)
+	case errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed): // a probe, or the limit for all of authentication
+	default:
+		h.metrics.drop("", dropTLS)
+		h.audit.request(c, "TLS: "+rpc.CleanText(err.Error(), 200))
+	}
+	c.Close()
 }
 
 // hand serves c in protocol p, if there is one and the listener lets it in.
