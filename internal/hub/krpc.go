@@ -8,6 +8,7 @@ import (
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/krpc"
+	"github.com/hubd-dev/hubd/internal/trust"
 )
 
 // Names of limits that krpc tells.
@@ -31,11 +32,14 @@ func (h *hub) newKrpc() error {
 		h.metrics.failedFrames.WithLabelValues(string(rpc.Krpc), string(reason))
 	}
 	h.krpc = krpc.New(krpc.Config{
-		Table:    h.table,
-		Gate:     h.gate,
-		Spool:    spool,
-		Admit:    h.admitKrpc,
-		Hook:     h.opts.KrpcHook,
+		Table: h.table,
+		Gate:  h.gate,
+		Spool: spool,
+		Admit: h.admitKrpc,
+		Hook:  h.opts.KrpcHook,
+
+		Authenticate: h.authenticateKrpc,
+
 		Observer: o,
 		Limits:   krpc.Limits{JSON: limits.Frame, Result: limits.Frame, Upload: int64(limits.Upload)},
 	})
@@ -77,6 +81,27 @@ func (h *hub) admitKrpc(r *http.Request) (krpc.Admission, error) {
 		Gone:   c.gone,
 		Silent: c.listener.addr.network == "tcp",
 	}, nil
+}
+
+// authenticateKrpc takes a token that came as pmhparams, alone or as the only
+// argument of what would be called with them. What does not look like a token
+// of ours is none: clients may have set pmhparams for a server of another kind.
+func (h *hub) authenticateKrpc(r *http.Request, pmhparams rpc.Value) (*rpc.Peer, *rpc.Error) {
+	args := rpc.WholeArgs(pmhparams)
+	v, ok := args.Get(0, "token")
+	if !ok {
+		return nil, nil
+	}
+	token, err := v.AsString()
+	if err != nil || !trust.LooksLikeToken(token) {
+		return nil, nil
+	}
+	p, err := h.authenticate(connOf(r), token)
+	if err != nil {
+		return nil, rpc.AsError(r.Context(), err)
+	}
+	connOf(r).peer.Store(p)
+	return p, nil
 }
 
 // krpcObserver tells metrics about krpc.

@@ -118,3 +118,7 @@ func split(whole string) (id, secret string, ok bool) {
 	id, secret, ok = strings.Cut(rest, "_")
 	return id, secret, ok && len(id) == idLength
 }
+
+// LooksLikeToken reports whether text claims to be a token: whether it is one
+// of this hub's is for Store.Check to say.
+func LooksLikeToken(text string) bool { return strings.HasPrefix(text, prefix) }

@@ -172,12 +172,14 @@ func (x *exchange) mayStore(hasCall bool) (storing, error) {
 		}
 		return discard, nil
 	}
-	x.authenticate(q)
+	if f := x.authenticate(q); f != nil {
+		return discard, f
+	}
 	m := lookup(x.server.conf.Table, q.method)
 	if m != nil && x.Peer.May(m) {
 		return keep, nil
 	}
-	if x.Peer == nil || x.Peer.Unauthenticated {
+	if unknown && (x.Peer == nil || x.Peer.Unauthenticated) {
 		return discard, &failure{codeRaised, "unauthenticated: files need authentication"}
 	}
 	return discard, nil
@@ -185,15 +187,21 @@ func (x *exchange) mayStore(hasCall bool) (storing, error) {
 
 func notStored() (io.ReadCloser, error) { return nil, errors.New("the file was not kept") }
 
-// authenticate makes the peer of the call known, if its pmhparams can.
-func (x *exchange) authenticate(q *request) {
+// authenticate makes the peer of the call known, if its pmhparams can. It asks once.
+func (x *exchange) authenticate(q *request) *failure {
 	conf := &x.server.conf
-	if conf.Authenticate == nil || x.Peer == nil || !x.Peer.Unauthenticated || falsy(q.hook) {
-		return
+	if x.asked || conf.Authenticate == nil || falsy(q.hook) {
+		return nil
 	}
-	if p := conf.Authenticate(x.r, x.Peer, q.hook); p != nil {
+	x.asked = true
+	p, e := conf.Authenticate(x.r, q.hook)
+	if e != nil {
+		return failureOf(e)
+	}
+	if p != nil {
 		x.Peer = p
 	}
+	return nil
 }
 
 // refusal is an answer of HTTP to what is no call.

@@ -11,7 +11,10 @@ import (
 // run runs the call of the request, after the hook, and answers.
 func (x *exchange) run(q *request) {
 	conf := &x.server.conf
-	x.authenticate(q)
+	if f := x.authenticate(q); f != nil {
+		x.answerFailure(f)
+		return
+	}
 	refer := x.r.Method != "GET" // a query has no files to refer to
 	args, missing := arguments(q.params, x.files, refer)
 	if missing != nil {

@@ -69,10 +69,10 @@ type Config struct {
 	// have been applied before. An error is answered with 403. Nil admits
 	// everybody with all scopes, for tests.
 	Admit func(*http.Request) (Admission, error)
-	// Authenticate turns the pmhparams of a call into a peer, for a peer that
-	// has yet to say who it is. It returns nil for what proves nothing. Nil
-	// ignores pmhparams.
-	Authenticate func(r *http.Request, peer *rpc.Peer, pmhparams rpc.Value) *rpc.Peer
+	// Authenticate turns the pmhparams of a call into a peer. It returns nil
+	// twice for what does not claim to be a proof, and an error, which is the
+	// answer of the call, for one that is none. Nil ignores pmhparams.
+	Authenticate func(r *http.Request, pmhparams rpc.Value) (*rpc.Peer, *rpc.Error)
 	// Hook names a method that is called before each call with pmhparams as
 	// its arguments; an error of it is the answer. "" for none.
 	Hook string
@@ -209,6 +209,7 @@ type exchange struct {
 	upload upload
 	files  map[string]*rpc.File
 	size   int64 // of what came
+	asked  bool  // who the peer is, by its pmhparams
 
 	mu       sync.Mutex
 	conn     net.Conn  // after takeOver

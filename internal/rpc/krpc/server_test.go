@@ -381,17 +381,21 @@ func TestAuthenticationByHookParameters(t *testing.T) {
 	unknown := &rpc.Peer{UID: -1, Unauthenticated: true}
 	s := startServer(t, func(c *Config) {
 		c.Admit = func(*http.Request) (Admission, error) { return Admission{Peer: unknown}, nil }
-		c.Authenticate = func(_ *http.Request, p *rpc.Peer, v rpc.Value) *rpc.Peer {
-			if tok, _ := v.AsString(); tok == "secret" && p == unknown {
-				return &rpc.Peer{Scopes: rpc.ScopeCall}
+		c.Authenticate = func(_ *http.Request, v rpc.Value) (*rpc.Peer, *rpc.Error) {
+			switch tok, _ := v.AsString(); tok {
+			case "secret":
+				return &rpc.Peer{Scopes: rpc.ScopeCall}, nil
+			case "expired":
+				return nil, rpc.Errorf(rpc.CodeUnauthenticated, "the token has expired")
 			}
-			return nil
+			return nil, nil
 		}
 	})
 	file := uploadPart{"__file__:1", "f", "data"}
 	for _, c := range []struct{ call, want string }{
 		{`{"method": "math.add", "params": [1, 2]}`, raised("unauthenticated: calling math.add needs authentication")},
 		{`{"method": "math.add", "params": [1, 2], "pmhparams": "wrong"}`, raised("unauthenticated: calling math.add needs authentication")},
+		{`{"method": "math.add", "params": [1, 2], "pmhparams": "expired"}`, raised("unauthenticated: the token has expired")},
 		{`{"method": "math.add", "params": [1, 2], "pmhparams": {"secret": 1}}`, raised("unauthenticated: calling math.add needs authentication")},
 		{`{"method": "math.add", "params": [1, 2], "pmhparams": "secret"}`, `{"result": 3}`},
 		{`{"method": "admin.only", "pmhparams": "secret"}`, raised("permission_denied: not allowed to call admin.only")},
@@ -403,10 +407,11 @@ func TestAuthenticationByHookParameters(t *testing.T) {
 		}
 	}
 	for call, want := range map[string]string{
-		`{"method": "file.info", "params": ["__file__:1"]}`:                        raised("unauthenticated: files need authentication"),
-		`{"method": "file.info", "params": ["__file__:1"], "pmhparams": "secret"}`: `{"result": [{"name": "f", "size": 4, "sha256": "` + sha("data") + `"}]}`,
-		`{"method": "nothing", "params": ["__file__:1"], "pmhparams": "secret"}`:   noMethod,
-		`{"method": "admin.only", "params": "__file__:1", "pmhparams": "secret"}`:  raised("permission_denied: not allowed to call admin.only"),
+		`{"method": "file.info", "params": ["__file__:1"]}`:                         raised("unauthenticated: files need authentication"),
+		`{"method": "file.info", "params": ["__file__:1"], "pmhparams": "secret"}`:  `{"result": [{"name": "f", "size": 4, "sha256": "` + sha("data") + `"}]}`,
+		`{"method": "file.info", "params": ["__file__:1"], "pmhparams": "expired"}`: raised("unauthenticated: the token has expired"),
+		`{"method": "nothing", "params": ["__file__:1"], "pmhparams": "secret"}`:    noMethod,
+		`{"method": "admin.only", "params": "__file__:1", "pmhparams": "secret"}`:   raised("permission_denied: not allowed to call admin.only"),
 	} {
 		if got := s.upload(call, file); !same(got.body, want) {
 			t.Errorf("%s: %s", call, got.body)
