@@ -11,6 +11,7 @@ import (
 type present struct {
 	hub                                           *hub
 	inFlight, connections, outbox, sessions, kept *prometheus.Desc
+	entries                                       *prometheus.Desc
 }
 
 // collectPresent registers the gauges that are read from h.
@@ -26,6 +27,7 @@ func (m *metrics) collectPresent(h *hub) {
 		outbox:      desc("hubd_outbox_bytes", "Bytes that wait to be taken by peers."),
 		sessions:    desc("hubd_sessions", "Open sessions."),
 		kept:        desc("hubd_session_memory_bytes", "Bytes of the events that sessions keep for replay and for followers that lag."),
+		entries:     desc("hubd_capnweb_entries", "What Cap'n Web sessions have in their tables, without their main objects.", "table"),
 	})
 }
 
@@ -36,6 +38,7 @@ func (p *present) Describe(ch chan<- *prometheus.Desc) {
 	ch <- p.outbox
 	ch <- p.sessions
 	ch <- p.kept
+	ch <- p.entries
 }
 
 // Collect counts.
@@ -81,4 +84,7 @@ func (p *present) Collect(ch chan<- prometheus.Metric) {
 	gauge(p.outbox, outbox)
 	gauge(p.sessions, p.hub.sessionCount())
 	gauge(p.kept, int(p.hub.sessions.Kept()))
+	exports, imports := p.hub.capnweb.Entries()
+	gauge(p.entries, exports, "exports")
+	gauge(p.entries, imports, "imports")
 }

@@ -80,11 +80,29 @@ func (o Object) Start(b *Batch, c *Call) {
 	switch {
 	case m == nil && c.Get:
 		c.Finish(b, Value{}, nil)
-	case m == nil || len(c.Path) > 1:
+	case m == nil:
 		c.Finish(b, Value{}, NoMethod(name))
 	default:
-		c.Method, c.Path = m, c.Path[1:]
-		m.Start(b, c)
+		c.Path = c.Path[1:]
+		function{m}.Start(b, c)
+	}
+}
+
+// function is a method of an object, which can be called, or read as a
+// property and passed on by itself.
+type function struct{ m *Method }
+
+func (f function) Start(b *Batch, c *Call) {
+	switch {
+	case c.Get && len(c.Path) == 0:
+		c.Finish(b, TreeValue(NewRef(f, nil)), nil)
+	case c.Get: // a function has no properties
+		c.Finish(b, Value{}, nil)
+	case len(c.Path) > 0:
+		c.Finish(b, Value{}, NoMethod(f.m.Name+"."+c.Path[0].Name))
+	default:
+		c.Method = f.m
+		f.m.Start(b, c)
 	}
 }
 

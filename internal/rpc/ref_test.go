@@ -55,6 +55,13 @@ func TestObject(t *testing.T) {
 	if v, err := call(false, "value"); err != nil || string(v.raw) != "2" {
 		t.Errorf("%s, %v", v.raw, err)
 	}
+	if v, err := call(true, "increment"); err != nil || n != 2 {
+		t.Errorf("reading a function calls it: %v, %d", err, n)
+	} else if f, ok := v.AsRef(); !ok {
+		t.Errorf("a function reads as %v", v.Tree())
+	} else if v, err := f.Call(t.Context(), Int(3)); err != nil || string(v.raw) != "5" {
+		t.Errorf("a function that was read: %s, %v", v.raw, err)
+	}
 	for _, path := range [][]string{{"nothing"}, {"value", "deeper"}} {
 		if _, err := call(false, path...); !errors.Is(err, &Error{Code: CodeNotFound}) {
 			t.Errorf("%v: %v", path, err)

@@ -3,7 +3,9 @@ package capnweb
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -180,6 +182,18 @@ func (sv *Server) Sessions() int {
 	sv.mu.Lock()
 	defer sv.mu.Unlock()
 	return len(sv.sessions)
+}
+
+// Entries returns how many exports and imports all WebSocket sessions have together.
+func (sv *Server) Entries() (exports, imports int) {
+	sv.mu.Lock()
+	open := slices.Collect(maps.Values(sv.sessions))
+	sv.mu.Unlock()
+	for _, s := range open {
+		ex, im := s.Entries()
+		exports, imports = exports+ex, imports+im
+	}
+	return exports, imports
 }
 
 // Close ends all sessions and refuses new ones. It waits until they are gone,

@@ -1,50 +1,11 @@
 // Drives a hub with the unmodified Cap'n Web library, over WebSocket and in
-// HTTP batches. HUBD_URL is the endpoint (http://host:port/capnweb);
-// HUBD_EXTRA=1 adds what only the test server has.
+// HTTP batches. HUBD_EXTRA=1 adds what only the table of capnweb_test.go has.
 import test from "node:test";
 import assert from "node:assert/strict";
-import WebSocket from "ws";
+import { RpcTarget, RpcStub } from "capnweb";
+import { batch, open, over, session, until, url } from "./harness.mjs";
 
-globalThis.WebSocket = WebSocket; // the library looks for the global on Node 20
-const { newWebSocketRpcSession, newHttpBatchRpcSession, RpcTarget, RpcStub } = await import("capnweb");
-
-const url = process.env.HUBD_URL;
-const wsURL = url.replace(/^http/, "ws");
 const extra = process.env.HUBD_EXTRA === "1";
-
-async function session(main) {
-  const socket = new WebSocket(wsURL);
-  await new Promise((resolve, reject) => {
-    socket.once("open", resolve);
-    socket.once("error", reject);
-  });
-  const closed = new Promise((resolve) => socket.once("close", (code, reason) => resolve({ code, reason: String(reason) })));
-  const api = newWebSocketRpcSession(socket, main);
-  return { api, socket, closed };
-}
-
-// over runs body with a session of its own.
-function over(name, body, main) {
-  test(name, { timeout: 30000 }, async () => {
-    const s = await session(main?.());
-    try {
-      await body(s.api, s);
-    } finally {
-      s.socket.close();
-      await s.closed;
-    }
-  });
-}
-
-async function until(what, probe) {
-  for (let i = 0; i < 500; i++) {
-    if (await probe()) return;
-    await new Promise((r) => setTimeout(r, 20));
-  }
-  assert.fail(`${what}: not in time`);
-}
-
-const batch = () => newHttpBatchRpcSession(url);
 
 over("calls, nested names, extra arguments", async (api) => {
   assert.equal(await api.echo("hello"), "hello");
@@ -126,6 +87,29 @@ over("pipelining", async (api) => {
   for (let i = 0; i < 9; i++) chain = api.math.add(chain, 1);
   assert.equal(await chain, 10);
   assert.equal(await api.echo({ a: { b: "deep" } }).a.b, "deep");
+});
+
+over("properties, arrays and calls on results, all before the first answer", async (api) => {
+  const nested = api.echo({ list: [1, 2, 3], inner: { name: "x", deep: { n: 4 } } });
+  const got = await Promise.all([
+    nested.inner.name, nested.inner.deep.n, api.math.add(nested.inner.deep.n, 1), nested.nope, nested.list,
+    api.echo(nested.list), api.echo([nested.inner.name, { n: nested.inner.deep.n }]), nested.list.map((x) => api.math.add(x, nested.inner.deep.n)),
+  ]);
+  assert.deepEqual(got, ["x", 4, 5, undefined, [1, 2, 3], [1, 2, 3], ["x", { n: 4 }], [5, 6, 7]]);
+  await assert.rejects(async () => await nested.inner.name.call(), TypeError);
+  const range = api.demo.range(4); // a promise of an array as an argument
+  assert.equal(await api.demo.sum(range), 6);
+  const counter = api.demo.counter(10);
+  assert.deepEqual(await Promise.all([counter.increment(1), counter.value(), counter.increment(counter.value())]), [11, 11, 22]);
+  assert.equal(await api.echo({ counter: api.demo.counter(3) }).counter.increment(1), 4);
+});
+
+over("a method read as a property is a function", async (api) => {
+  const add = await api.math.add;
+  assert.equal(await add(2, 3), 5);
+  const maths = await api.math;
+  assert.equal(await maths.add(3, 4), 7);
+  assert.equal(await api.demo.callback(add, 0), 0);
 });
 
 over("results that are not awaited", async (api) => {
@@ -217,9 +201,27 @@ test("capabilities cross connections", { timeout: 30000 }, async () => {
   await b.api.echo(1);
   await a.api.echo(1);
   assert.equal(events.length, 5);
-  a.socket.close();
-  b.socket.close();
-  await Promise.all([a.closed, b.closed]);
+  await a.end();
+  await b.end();
+});
+
+test("an object of one connection serves another", { timeout: 30000 }, async () => {
+  // The counter is the hub's, reached by one connection; the function is the
+  // client's. Both are handed to the other connection, come back, and are called.
+  const a = await session();
+  const b = await session();
+  const counter = await a.api.demo.counter(1);
+  const there = await b.api.echo({ counter, twice: (x) => 2 * x });
+  assert.equal(await there.counter.increment(1), 2);
+  assert.equal(await there.twice(21), 42);
+  assert.equal(await counter.value(), 2);
+  assert.equal(await b.api.demo.callback(counter.increment, 3), 3); // increment(0), increment(1), increment(2)
+  assert.equal(await counter.value(), 5);
+  there[Symbol.dispose]();
+  await a.end(); // its owner leaves
+  await assert.rejects(async () => await counter.value());
+  assert.equal(await b.api.echo("alive"), "alive");
+  await b.end();
 });
 
 over("map runs on the hub", async (api) => {
@@ -247,6 +249,41 @@ over("streams from the hub", async (api) => {
   for (let i = 0; i < 10; i++) assert.equal((await reader.read()).value, i);
   await reader.cancel(new Error("enough"));
   assert.equal(await api.echo("alive"), "alive");
+});
+
+over("a stream that is not read waits in the hub", async (api, { socket }) => {
+  const r = await api.demo.count(1000000);
+  const reader = r.getReader();
+  assert.equal((await reader.read()).value, 0);
+  let last = -1;
+  await until("the hub pauses", async () => {
+    const now = socket._socket.bytesRead;
+    await new Promise((r) => setTimeout(r, 100));
+    const still = socket._socket.bytesRead === now && now === last;
+    last = now;
+    return still;
+  });
+  assert.ok(last < 4 << 20, `${last} bytes came although nobody reads`); // the whole is twenty times that
+  assert.equal(await api.echo("calls pass it"), "calls pass it");
+  for (let i = 1; i < 20000; i++) assert.equal((await reader.read()).value, i);
+  await reader.cancel();
+});
+
+over("a stream that the hub does not read waits in the client", async (api) => {
+  let pulled = 0;
+  const piece = "x".repeat(1000);
+  const endless = new ReadableStream({ pull(c) { pulled++; c.enqueue(piece); } }, { highWaterMark: 0 });
+  const out = await api.demo.upper(endless); // what goes in comes out, and nobody takes it
+  let last = -1;
+  await until("the client pauses", async () => {
+    const now = pulled;
+    await new Promise((r) => setTimeout(r, 100));
+    const still = pulled === now && now === last;
+    last = now;
+    return still;
+  });
+  assert.ok(pulled < 20000, `${pulled} chunks were sent although nobody reads`);
+  await out.cancel();
 });
 
 over("streams to the hub", async (api) => {
@@ -307,6 +344,31 @@ over("disposing a pending call cancels it", async (api) => {
   if (extra) await until("cancel", async () => (await api.test.running()) === 0);
 });
 
+over("pings are answered", async (api, { socket }) => {
+  const pong = new Promise((resolve) => socket.once("pong", (data) => resolve(String(data))));
+  socket.ping("are you there");
+  assert.equal(await pong, "are you there");
+  assert.equal(await api.echo(1), 1);
+});
+
+test("fragments, large messages and compression that is offered", { timeout: 30000 }, async () => {
+  const socket = await open({ perMessageDeflate: true });
+  assert.equal(socket.extensions, ""); // not taken
+  const answers = [];
+  const two = new Promise((resolve) => socket.on("message", (m) => { if (answers.push(String(m)) === 2) resolve(); }));
+  socket.send('["push",["pipeline",0,["ec', { fin: false });
+  socket.ping();
+  socket.send('ho"],["frag', { fin: false });
+  socket.send('ments"]]]', { fin: true });
+  socket.send('["pull",1]');
+  const large = "y".repeat(5 << 20);
+  socket.send(`["push",["pipeline",0,["echo"],["${large}"]]]`);
+  socket.send('["pull",2]');
+  await two;
+  assert.deepEqual(answers, ['["resolve",1,"fragments"]', `["resolve",2,"${large}"]`]);
+  socket.close();
+});
+
 test("disposing the main stub closes with 3000", { timeout: 30000 }, async () => {
   const s = await session();
   await s.api.echo(1);
@@ -316,8 +378,7 @@ test("disposing the main stub closes with 3000", { timeout: 30000 }, async () =>
 
 test("what breaks the protocol aborts", { timeout: 30000 }, async () => {
   for (const bad of ["hello", '["frobnicate"]', '["pull",77]', '["push",[1,2]]', "[".repeat(2000), '["push",["bigint","x"]]']) {
-    const socket = new WebSocket(wsURL);
-    await new Promise((r) => socket.once("open", r));
+    const socket = await open();
     const messages = [];
     socket.on("message", (m) => messages.push(String(m)));
     socket.send(bad);
@@ -325,8 +386,7 @@ test("what breaks the protocol aborts", { timeout: 30000 }, async () => {
     assert.equal(code, 3000, bad);
     assert.match(messages.at(-1), /^\["abort",\["error",/);
   }
-  const socket = new WebSocket(wsURL);
-  await new Promise((r) => socket.once("open", r));
+  const socket = await open();
   socket.send(Buffer.from('["pull",1]'));
   const [code] = await new Promise((r) => socket.once("close", (...a) => r(a)));
   assert.equal(code, 3000);
@@ -408,7 +468,6 @@ if (extra) {
     }
     await until("release", async () => (await s.api.test.counters()) === 0);
     assert.deepEqual(await s.api.test.tables(), { exports: 1, imports: 0 }); // the result of this very call
-    s.socket.close();
-    await s.closed;
+    await s.end();
   });
 }

@@ -1,0 +1,124 @@
+// What only a whole daemon has: its metrics, and its rules about who may
+// connect. HUBD_PID is its process.
+import test from "node:test";
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import http from "node:http";
+import WebSocket from "ws";
+import { RpcTarget } from "capnweb";
+import { over, session, until, url, wsURL } from "./harness.mjs";
+
+// metric returns the sum of the series whose text begins like that.
+async function metric(name) {
+  const text = await (await fetch(new URL("/metrics", url))).text();
+  const lines = text.split("\n").filter((l) => l.startsWith(name));
+  assert.ok(lines.length > 0, `no metric ${name}`);
+  return lines.reduce((sum, l) => sum + Number(l.slice(l.lastIndexOf(" "))), 0);
+}
+
+const exports_ = () => metric('hubd_capnweb_entries{table="exports"}');
+const imports_ = () => metric('hubd_capnweb_entries{table="imports"}');
+
+function memory() {
+  return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${process.env.HUBD_PID}/status`, "utf8"))[1]) * 1024;
+}
+
+test("ten thousand counters leave tables, memory and goroutines where they were", { timeout: 120000 }, async () => {
+  const s = await session();
+  const rounds = async (n) => {
+    for (let round = 0; round < n; round++) {
+      const list = await Promise.all(Array.from({ length: 1000 }, (_, i) => s.api.demo.counter(i)));
+      assert.equal(await list[7].increment(1), 8);
+      for (const c of list) c[Symbol.dispose]();
+    }
+    await until("releases", async () => (await exports_()) === 0);
+  };
+  await rounds(3); // pools and heap take their size
+  const before = { goroutines: await metric("go_goroutines"), memory: memory(), heap: await metric("go_memstats_heap_objects") };
+  await rounds(10);
+  assert.equal(await imports_(), 0);
+  await until("goroutines", async () => (await metric("go_goroutines")) <= before.goroutines + 2);
+  // Held counters would be some 10,000 x 1 KiB; what the collector has not got
+  // round to yet may be there as well.
+  assert.ok(memory() < before.memory + (24 << 20), `${before.memory} bytes became ${memory()}`);
+  await s.end();
+});
+
+test("functions, streams and maps leave nothing", { timeout: 60000 }, async () => {
+  const s = await session();
+  class Target extends RpcTarget { twice(x) { return 2 * x; } }
+  for (let i = 0; i < 200; i++) {
+    await s.api.demo.callback(() => new Target(), 2); // what callbacks return is given back
+    const back = await s.api.echo({ t: new Target(), f: () => 1 });
+    back[Symbol.dispose]();
+    const stream = await s.api.echo(new ReadableStream({ start(c) { c.enqueue({ t: new Target() }); c.enqueue(() => 2); c.close(); } }));
+    for await (const chunk of stream) chunk[Symbol.dispose]?.();
+    await assert.rejects(async () => await s.api.demo.sum(new ReadableStream({ start(c) { c.enqueue(new Target()); c.close(); } })));
+    const range = s.api.demo.range(3);
+    await range.map((x) => s.api.math.add(x, 1));
+    range[Symbol.dispose](); // a result that is not awaited itself is the client's to dispose
+  }
+  await until("tables", async () => (await exports_()) === 0 && (await imports_()) === 0);
+  await s.end();
+});
+
+test("a session that breaks off takes everything along", { timeout: 60000 }, async () => {
+  const goroutines = await metric("go_goroutines");
+  for (let i = 0; i < 50; i++) {
+    const s = await session();
+    const silent = (p) => p.then(() => {}, () => {});
+    silent(s.api.demo.sleep(100));
+    silent(s.api.demo.counter(1));
+    silent(s.api.demo.count(100000));
+    silent(s.api.state.watch("interop/breaks-off", () => {}));
+    await s.api.echo(1);
+    s.socket.terminate();
+    await s.closed;
+  }
+  await until("tables", async () => (await exports_()) === 0 && (await imports_()) === 0);
+  await until("calls", async () => (await metric('hubd_calls_in_flight{protocol="capnweb"}')) === 0);
+  await until("goroutines", async () => (await metric("go_goroutines")) <= goroutines + 4);
+});
+
+// refused tries to open a WebSocket and returns the status that it got instead, or 101.
+function attempt(options) {
+  return new Promise((resolve) => {
+    const socket = new WebSocket(wsURL, options);
+    socket.once("open", () => { socket.close(); resolve(101); });
+    socket.once("unexpected-response", (_, response) => resolve(response.statusCode));
+    socket.once("error", () => resolve(0));
+  });
+}
+
+function post(headers) {
+  return new Promise((resolve, reject) => {
+    const request = http.request(url, { method: "POST", headers }, (response) => {
+      response.resume();
+      resolve(response.statusCode);
+    });
+    request.once("error", reject);
+    request.end("");
+  });
+}
+
+test("origin and host are looked at before anything else", { timeout: 30000 }, async () => {
+  const { host } = new URL(url);
+  for (const [headers, upgrade, batched] of [
+    [{}, 101, 200],
+    [{ origin: `http://${host}` }, 101, 200],
+    [{ origin: "https://app.example" }, 101, 200], // on the list
+    [{ origin: "https://evil.example" }, 403, 403],
+    [{ origin: "null" }, 403, 403],
+    [{ origin: "http://127.0.0.1:1" }, 403, 403], // another port is another origin
+    [{ origin: `http://${host}.evil.example` }, 403, 403],
+    [{ "sec-fetch-site": "cross-site" }, 403, 403],
+    [{ host: "evil.example" }, 421, 421], // a name that was made to point here
+    [{ host: `evil.example:${new URL(url).port}`, origin: `http://evil.example:${new URL(url).port}` }, 421, 421],
+  ]) {
+    assert.deepEqual([await attempt({ headers }), await post(headers)], [upgrade, batched], JSON.stringify(headers));
+  }
+});
+
+over("who has no token is no administrator", async (api) => {
+  await assert.rejects(async () => await api.hub.cancel(1), (e) => /permission_denied|unauthenticated/.test(e.code) && e.ran === "no");
+});
