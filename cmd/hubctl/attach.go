@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -300,20 +299,6 @@ func (t *attaching) sendInput(ctx context.Context, c *client.Client, text string
 	if err := c.Input(ctx, t.session, text); err != nil && !errors.Is(err, context.Canceled) {
 		t.notice("input was not taken: %s", messageOf(err))
 	}
-}
-
-// unfinished returns how many bytes at the end of p begin a character that
-// goes on in the next read.
-func unfinished(p []byte) int {
-	for n := 1; n < utf8.UTFMax && n <= len(p); n++ {
-		if c := p[len(p)-n]; utf8.RuneStart(c) {
-			if !utf8.FullRune(p[len(p)-n:]) {
-				return n
-			}
-			break
-		}
-	}
-	return 0
 }
 
 // watchSize tells the session the size of the terminal, now and when it changes.

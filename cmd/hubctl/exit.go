@@ -43,7 +43,11 @@ func newExitCodes() *cobra.Command {
     5  no answer in time
     6  the hub has no such method
     7  the hub cancelled the call
-  130  interrupted (Ctrl-C, SIGTERM); the call was cancelled in the hub`,
+  130  interrupted (Ctrl-C, SIGTERM); the call was cancelled in the hub
+
+"hubctl run" ends with the status of its program; 128 and the number of the
+signal when one killed it, 126 when the program could not be run, 127 when there
+is none.`,
 	}
 }
 
@@ -109,6 +113,12 @@ func exitCode(ctx context.Context, err error) int {
 	if _, ok := errors.AsType[usageError](err); ok {
 		return exitUsage
 	}
+	if status, ok := errors.AsType[exitStatus](err); ok {
+		return status.code
+	}
+	if e, ok := errors.AsType[notRun](err); ok {
+		return e.code
+	}
 	if context.Cause(ctx) == errInterrupted {
 		return exitInterrupted
 	}
@@ -142,6 +152,9 @@ func (a *app) report(ctx context.Context, err error) int {
 	code := exitCode(ctx, err)
 	if code == exitOK {
 		return code
+	}
+	if _, ok := errors.AsType[exitStatus](err); ok {
+		return code // the program has spoken for itself
 	}
 	if code == exitInterrupted {
 		fmt.Fprintln(a.err, "hubctl: interrupted")

@@ -34,11 +34,15 @@ type console struct {
 }
 
 func standard() console {
+	stderr := os.Stderr
+	if os.Getenv(detachedEnv) != "" {
+		stderr = reportFile()
+	}
 	return console{
-		in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		in: os.Stdin, out: os.Stdout, err: stderr,
 		inTTY:  term.IsTerminal(int(os.Stdin.Fd())),
 		outTTY: term.IsTerminal(int(os.Stdout.Fd())),
-		errTTY: term.IsTerminal(int(os.Stderr.Fd())),
+		errTTY: term.IsTerminal(int(stderr.Fd())),
 		getenv: os.Getenv,
 	}
 }
@@ -50,7 +54,7 @@ var errInterrupted = errors.New("interrupted")
 func run(args []string, con console) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	a := &app{console: con}
+	a := &app{console: con, args: args}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
@@ -59,7 +63,12 @@ func run(args []string, con console) int {
 	go func() { // ends with run
 		for n := 0; ; n++ {
 			select {
-			case <-signals:
+			case sig := <-signals:
+				if take := a.signals.Load(); take != nil {
+					(*take)(sig)
+					n--
+					continue
+				}
 			case <-done:
 				return
 			}
@@ -81,6 +90,16 @@ func run(args []string, con console) int {
 	}
 	a.leave()
 	return a.report(ctx, err)
+}
+
+// divert lets take have the signals that would otherwise end the program; nil
+// ends that.
+func (a *app) divert(take func(os.Signal)) {
+	if take == nil {
+		a.signals.Store(nil)
+		return
+	}
+	a.signals.Store(&take)
 }
 
 // onLeave is what must be undone however the program ends: the terminal's mode.

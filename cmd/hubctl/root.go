@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
@@ -28,11 +30,13 @@ func versionText() string {
 type app struct {
 	console
 	onLeave
-	socket string
-	format string // of --output; "" leaves it to the command
-	color  string
-	files  tlsFiles
-	client *client.Client // the open connection, if any
+	args    []string // of the command line
+	signals atomic.Pointer[func(os.Signal)]
+	socket  string
+	format  string // of --output; "" leaves it to the command
+	color   string
+	client  *client.Client // the open connection, if any
+	files   tlsFiles
 }
 
 func newRoot(a *app) *cobra.Command {
@@ -53,6 +57,7 @@ user's hub ($XDG_RUNTIME_DIR/hubd/hub.sock), else at /run/hubd/hub.sock.`,
   hubctl call math.add a:=2 b:=40             the same, with arguments of any form
   hubctl demo count 3 --delay 0.5             items as they come
   hubctl attach demo                          follow a session
+  hubctl run -d --session build -- make       run a program as a session
   hubctl wait --timeout 10s && hubctl status  wait for the hub, then look`,
 		Version:       versionText(),
 		SilenceErrors: true,
@@ -82,7 +87,7 @@ user's hub ($XDG_RUNTIME_DIR/hubd/hub.sock), else at /run/hubd/hub.sock.`,
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	root.RegisterFlagCompletionFunc("color", cobra.FixedCompletions([]string{"auto", "always", "never"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
-		newCall(a), newMethods(a), newDescribe(a), newPing(a), newAttach(a), newPublish(a),
+		newCall(a), newMethods(a), newDescribe(a), newPing(a), newAttach(a), newRun(a), newPublish(a),
 		newWait(a), newStatus(a), newState(a), newToken(a), newBridge(a), newExitCodes(),
 	)
 	root.InitDefaultHelpCmd()

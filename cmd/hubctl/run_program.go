@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/hubd-dev/hubd/client"
+)
+
+// program is a running program and its pseudo-terminal.
+type program struct {
+	cmd  *exec.Cmd
+	pty  *os.File
+	done chan struct{} // closed when the program has ended
+
+	mu   sync.Mutex
+	size pty.Winsize
+}
+
+// startProgram starts args on a new pseudo-terminal, as the leader of a session of its own.
+func startProgram(args []string, session string, size *pty.Winsize) (*program, error) {
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = programEnv(session)
+	f, err := pty.StartWithSize(cmd, size)
+	if err != nil {
+		return nil, err
+	}
+	p := &program{cmd: cmd, pty: f, done: make(chan struct{}), size: *size}
+	go func() {
+		_ = cmd.Wait() // the status is in cmd.ProcessState
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// programEnv is the environment of the program: that of hubctl, with the name
+// of the session and a terminal type where there is none.
+func programEnv(session string) []string {
+	var env []string
+	terminal := false
+	for _, v := range os.Environ() {
+		switch name, value, _ := strings.Cut(v, "="); name {
+		case detachedEnv, sessionEnv:
+			continue
+		case "TERM":
+			terminal = value != "" && value != "dumb"
+			if !terminal {
+				continue
+			}
+		}
+		env = append(env, v)
+	}
+	if !terminal {
+		env = append(env, "TERM=xterm-256color")
+	}
+	return append(env, sessionEnv+"="+session)
+}
+
+// sessionEnv tells a program which session it runs in.
+const sessionEnv = "HUBD_SESSION"
+
+// afterlife is how long output is awaited after the program has ended, when
+// something that it started still has the terminal.
+const afterlife = 300 * time.Millisecond
+
+// read hands on what is written to the terminal until it is closed, or the
+// program has ended and nothing more comes.
+func (p *program) read(take func([]byte)) {
+	go func() { // ends with the program
+		<-p.done
+		_ = p.pty.SetReadDeadline(time.Now().Add(afterlife))
+	}()
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := p.pty.Read(buf)
+		if n > 0 {
+			take(buf[:n])
+		}
+		if err == nil {
+			continue
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) && n > 0 {
+			_ = p.pty.SetReadDeadline(time.Now().Add(afterlife))
+			continue
+		}
+		return // EIO is how Linux says that nobody has the terminal any more
+	}
+}
+
+// wait returns the status of the program when it has ended, as shells do.
+func (p *program) wait() exitStatus {
+	<-p.done
+	p.pty.Close()
+	if ws, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return exitStatus{128 + int(ws.Signal())}
+	}
+	return exitStatus{p.cmd.ProcessState.ExitCode()}
+}
+
+// killedBy names the signal that ended the program; "" when it ended by itself.
+func (p *program) killedBy() string {
+	if ws, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return unix.SignalName(ws.Signal())
+	}
+	return ""
+}
+
+// signal sends a signal to the program and its children.
+func (p *program) signal(sig os.Signal) {
+	select {
+	case <-p.done:
+	default:
+		if s, ok := sig.(syscall.Signal); ok {
+			_ = syscall.Kill(-p.cmd.Process.Pid, s) // one that has just ended needs no signal
+		}
+	}
+}
+
+// resize gives the terminal a size and reports whether that is new. To one
+// that has it already the programs in the foreground are asked to draw anew:
+// somebody looks at it who has not seen it.
+func (p *program) resize(cols, rows uint16) (changed bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.size.Cols == cols && p.size.Rows == rows {
+		p.redraw()
+		return false
+	}
+	p.size.Cols, p.size.Rows = cols, rows
+	return pty.Setsize(p.pty, &p.size) == nil
+}
+
+func (p *program) redraw() {
+	conn, err := p.pty.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = conn.Control(func(fd uintptr) {
+		if group, err := unix.IoctlGetInt(int(fd), unix.TIOCGPGRP); err == nil && group > 0 {
+			_ = unix.Kill(-group, unix.SIGWINCH)
+		}
+	})
+}
+
+// forwardSignals passes on the signals that hubctl does not use itself.
+func forwardSignals(p *program) (stop func()) {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	end := make(chan struct{})
+	go func() { // ends with stop
+		for {
+			select {
+			case sig := <-signals:
+				p.signal(sig)
+			case <-end:
+				return
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(end)
+	}
+}
+
+// shareTerminal lets the terminal of hubctl be one of those of the program:
+// what is typed goes there, and its size counts when it changes.
+func (r *running) shareTerminal() error {
+	stdin, ok := r.app.in.(*os.File)
+	if !ok || !r.app.inTTY {
+		return nil
+	}
+	fd := int(stdin.Fd())
+	state, err := term.MakeRaw(fd)
+	if err != nil {
+		return err
+	}
+	r.app.keep(func() { _ = term.Restore(fd, state) })
+	go func() { // ends with stdin or with hubctl
+		buf := make([]byte, 4096)
+		for {
+			n, err := stdin.Read(buf)
+			if n > 0 {
+				_, _ = r.program.pty.Write(buf[:n]) // a program that has ended takes no more
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	changed := make(chan os.Signal, 1)
+	signal.Notify(changed, sizeSignals...)
+	go func() { // ends with the program
+		for {
+			select {
+			case <-changed:
+				if cols, rows, err := term.GetSize(fd); err == nil && cols > 0 && rows > 0 {
+					r.resize(uint16(cols), uint16(rows))
+				}
+			case <-r.program.done:
+				signal.Stop(changed)
+				return
+			}
+		}
+	}()
+	return nil
+}
+
+// resize gives the program's terminal a size; followers are told.
+func (r *running) resize(cols, rows uint16) {
+	if r.program.resize(cols, rows) {
+		o := outlet{producer: r.producer}
+		o.publish(context.Background(), map[string]any{"type": "resize", "cols": cols, "rows": rows})
+	}
+}
+
+// inputLine hands what followers send to the program, in order. It begins
+// before there is a program.
+type inputLine struct {
+	items chan client.Input
+	end   chan struct{}
+}
+
+func newInputLine() *inputLine {
+	return &inputLine{items: make(chan client.Input), end: make(chan struct{})}
+}
+
+// take is client.ProduceOptions.OnInput. It waits for a program that does not
+// read, so that what it is sent remains in the hub, which has a limit for it.
+func (l *inputLine) take(in client.Input) {
+	select {
+	case l.items <- in:
+	case <-l.end:
+	}
+}
+
+func (l *inputLine) close() { close(l.end) }
+
+// run ends with close.
+func (l *inputLine) run(r *running) {
+	for {
+		select {
+		case in := <-l.items:
+			switch in.Type {
+			case "input":
+				_, _ = r.program.pty.Write([]byte(in.Text)) // a program that has ended takes no more
+			case "resize":
+				if in.Cols > 0 && in.Rows > 0 && in.Cols < 1<<16 && in.Rows < 1<<16 {
+					r.resize(uint16(in.Cols), uint16(in.Rows))
+				}
+			}
+		case <-l.end:
+			return
+		}
+	}
+}
