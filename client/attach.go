@@ -60,6 +60,8 @@ type Resumed struct {
 type AttachOptions struct {
 	// Interactive announces a follower that sends input, see Input.
 	Interactive bool
+	// Name is how others see this follower; "" leaves it to the hub.
+	Name string
 	// Since asks for the events after that number, as far as they are kept; nil
 	// for those that the session keeps for newcomers.
 	Since *uint64
@@ -151,6 +153,9 @@ func (a *attachment) follow(ctx context.Context) (*Stream, error) {
 	params := map[string]any{"session": a.session}
 	if a.opts.Interactive {
 		params["mode"] = "interactive"
+	}
+	if a.opts.Name != "" {
+		params["client_id"] = a.opts.Name
 	}
 	if a.seen {
 		params["since_seq"] = a.last

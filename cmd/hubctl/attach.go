@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,8 +28,19 @@ type attaching struct {
 	since       int64
 	keysText    string
 	keys        detachKeys
-	raw         bool // the terminal is in raw mode
+	commandText string
+	command     detachKeys // one key, or none
+	raw         bool       // the terminal is in raw mode
+	rawOut      bool       // its output alone is
 	session     string
+	name        string // what this follower calls itself
+
+	client   *client.Client
+	screen   *screen
+	prompts  *promptList
+	sender   *sender
+	commands *commandLine
+	away     atomic.Bool // the connection is broken
 }
 
 func newAttach(a *app) *cobra.Command {
@@ -39,14 +53,18 @@ ends when the session is closed. A broken connection is made again; what came
 meanwhile is printed then, and what was lost is said.
 
 With --interactive what is typed goes to the owner of the session, key by key
-from a terminal. Without it nothing is sent. On a terminal the detach keys
-(Ctrl-P Ctrl-Q) leave the session running and end hubctl.
+from a terminal, the size of the terminal is told, and permission prompts are
+answered with a key. Without it nothing is sent.
+
+On a terminal the detach keys (Ctrl-P Ctrl-Q) leave the session running and end
+hubctl, and Ctrl-\ opens a command line: call METHOD, methods, state get KEY,
+who, detach, help. Pressed twice it is sent to the session.
 
 Without SESSION the session of the socket is followed.`,
 		Example: `  hubctl attach demo
   hubctl attach demo --interactive
   hubctl attach demo --since 120 --json | jq -c 'select(.type == "output")'
-  hubctl attach demo --detach-keys 'ctrl-]'`,
+  hubctl attach demo --detach-keys 'ctrl-]' --command-key none`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeSession,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -66,21 +84,37 @@ Without SESSION the session of the socket is followed.`,
 	flags.BoolVar(&t.json, "json", false, "print every event as one line of JSON (the same as -o jsonl)")
 	flags.Int64Var(&t.since, "since", -1, "begin after the event with that `number`")
 	flags.StringVar(&t.keysText, "detach-keys", "ctrl-p,ctrl-q", "`keys` that detach, such as ctrl-] or ctrl-a,d; or none")
+	flags.StringVar(&t.commandText, "command-key", "ctrl-\\", "`key` that opens the command line; or none")
 	return cmd
 }
 
 // errDetached is the cause of the context when the detach keys were pressed.
 var errDetached = errors.New("detached")
 
-func (t *attaching) run(ctx context.Context) error {
+func (t *attaching) check() (err error) {
 	switch {
 	case t.interactive && t.readOnly:
 		return usageError{"--interactive and --read-only exclude each other", ""}
 	case t.interactive && t.noStdin:
 		return usageError{"--interactive needs stdin: it goes without --no-stdin", ""}
 	}
-	var err error
-	if t.keys, err = parseKeys(t.keysText); err != nil {
+	if t.keys, err = parseKeys("--detach-keys", t.keysText); err != nil {
+		return err
+	}
+	if t.command, err = parseKeys("--command-key", t.commandText); err != nil {
+		return err
+	}
+	switch {
+	case len(t.command) > 1:
+		return usageError{"--command-key: it is one key", `such as "ctrl-]"`}
+	case len(t.command) == 1 && bytes.IndexByte(t.keys, t.command[0]) >= 0:
+		return usageError{fmt.Sprintf("%s cannot both detach and open the command line", t.command), "--command-key none switches that off"}
+	}
+	return nil
+}
+
+func (t *attaching) run(ctx context.Context) error {
+	if err := t.check(); err != nil {
 		return err
 	}
 	format := t.app.formatOr("")
@@ -91,64 +125,134 @@ func (t *attaching) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	t.client = c
 	if t.session == "" {
 		t.session = c.Server().Identity
 	}
-	if err := c.Call(ctx, "session.info", map[string]string{"session": t.session}, nil); err != nil {
+	var info struct {
+		Seq  uint64 `json:"seq"`
+		Meta struct {
+			Terminal bool `json:"terminal"`
+		} `json:"meta"`
+	}
+	err = c.Call(ctx, "session.info", map[string]string{"session": t.session}, &info)
+	if client.KindOf(err) == client.KindMalformed { // the meta of a session may be anything
+		err = nil
+	}
+	if err != nil {
 		return t.endError(ctx, err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if err := t.takeTerminal(); err != nil {
+	if err := t.takeTerminal(info.Meta.Terminal && format == ""); err != nil {
 		return err
 	}
 	defer t.app.leave()
-
-	screen := &eventPrinter{w: t.lineWriter(t.app.out, t.app.outTTY), notice: t.notice}
+	t.screen = newScreen(ctx, t.app.out, t.lineWriter(t.app.err, t.app.errTTY), t.app.outTTY)
+	t.prompts = &promptList{t: t, client: c, ctx: ctx, keys: t.interactive && t.raw, mine: map[string]bool{}}
+	events := &eventPrinter{
+		w: t.lineWriter(t.app.out, t.app.outTTY), screen: t.screen, prompts: t.prompts,
+		terminal: info.Meta.Terminal, past: info.Seq,
+	}
+	t.name = t.clientName()
 	opts := &client.AttachOptions{
-		Interactive: t.interactive,
+		Interactive: t.interactive, Name: t.name,
 		OnBreak: func(err error) {
-			t.notice("connection lost: %s; trying to come back", messageOf(err))
+			t.away.Store(true)
+			t.screen.notice("connection lost: %s; trying to come back", messageOf(err))
 		},
-		OnResume: func(r client.Resumed) { t.notice("%s", resumedText(r)) },
+		OnResume: func(r client.Resumed) {
+			t.away.Store(false)
+			events.past = 0
+			if r.Restarted {
+				events.past = r.Behind
+			}
+			t.screen.notice("%s", resumedText(r))
+			t.askRedraw(ctx) // the hub has forgotten the size, too
+		},
 	}
 	if t.since >= 0 {
 		since := uint64(t.since)
 		opts.Since = &since
 	}
-	if !t.noStdin && (t.interactive || t.raw) {
-		go t.input(ctx, cancel, c) // ends with stdin or with the program
-	}
+	t.greet()
+	t.startKeyboard(ctx, cancel)
 	if t.interactive && t.raw {
 		stop := t.watchSize(ctx, c)
 		defer stop()
 	}
 	values := t.app.printer(format)
-	values.w = screen.w
-	t.greet()
+	values.w = events.w
 	for e, err := range c.Attach(ctx, t.session, opts) {
 		if err != nil {
-			screen.flush()
+			t.leaveScreen(events)
 			return t.endError(ctx, err)
 		}
-		if format != "" {
-			err = values.print(e.JSON)
-		} else {
-			err = screen.print(e)
-		}
+		err = t.screen.show(func() error {
+			if format != "" {
+				return values.print(e.JSON)
+			}
+			return events.print(e)
+		})
 		if err != nil {
 			return err
 		}
 	}
-	screen.flush()
-	t.notice("session %s is closed", oneLine(t.session))
+	t.leaveScreen(events)
+	t.screen.notice("session %s is closed%s", oneLine(t.session), events.exit)
 	return nil
 }
+
+// startKeyboard begins to read stdin, where that means anything.
+func (t *attaching) startKeyboard(ctx context.Context, cancel context.CancelCauseFunc) {
+	t.sender = newSender(t)
+	if t.noStdin || !t.interactive && !t.raw {
+		return
+	}
+	k := &keyboard{t: t, ctx: ctx, cancel: cancel}
+	t.commands = &commandLine{t: t, client: t.client, cancel: cancel, out: t.app.out}
+	if t.raw {
+		k.filter.keys = t.keys
+		if len(t.command) > 0 && t.app.outTTY {
+			k.command = t.command[0]
+		}
+	}
+	if t.interactive {
+		go t.sender.run(ctx, t.client) // ends with ctx or the end of stdin
+	}
+	go k.read() // ends with stdin or with the program
+}
+
+// leaveScreen ends the output: the last line, and what the session's program
+// has done to the terminal.
+func (t *attaching) leaveScreen(events *eventPrinter) {
+	_ = t.screen.show(events.flush) // a terminal that is gone is told of elsewhere
+	t.screen.leave()
+}
+
+// clientName is how other followers see this one.
+func (t *attaching) clientName() string {
+	user := t.app.getenv("USER")
+	if user == "" {
+		user = "hubctl"
+	}
+	return user + "-" + strconv.Itoa(os.Getpid())
+}
+
+// bell says that a key means nothing here.
+func (t *attaching) bell() {
+	if t.app.errTTY {
+		io.WriteString(t.app.err, "\a")
+	}
+}
+
+// noTTY reports whether what is sent comes from a file or a program.
+func (t *attaching) noTTY() bool { return !t.raw }
 
 // endError is what an ended loop means: leaving with the detach keys is no failure.
 func (t *attaching) endError(ctx context.Context, err error) error {
 	if context.Cause(ctx) == errDetached {
-		t.notice("detached; session %s goes on", oneLine(t.session))
+		t.screen.notice("detached; session %s goes on", oneLine(t.session))
 		return nil
 	}
 	if e, ok := errors.AsType[*client.Error](err); ok && e.Kind == client.KindNotFound && !e.NoMethod() {
@@ -170,12 +274,10 @@ func (t *attaching) greet() {
 	if t.raw && len(t.keys) > 0 {
 		leave = t.keys.String() + " detaches"
 	}
-	t.notice("attached to %s, %s; %s", oneLine(t.session), mode, leave)
-}
-
-// notice writes a line of talk.
-func (t *attaching) notice(format string, args ...any) {
-	fmt.Fprintf(t.lineWriter(t.app.err, t.app.errTTY), "hubctl: %s\n", oneLine(fmt.Sprintf(format, args...)))
+	if t.raw && len(t.command) > 0 && t.app.outTTY {
+		leave += ", " + t.command.String() + " opens a command line"
+	}
+	t.screen.notice("attached to %s, %s; %s", oneLine(t.session), mode, leave)
 }
 
 // messageOf is the text of an error without the method, which nobody typed.
@@ -200,10 +302,18 @@ func resumedText(r client.Resumed) string {
 }
 
 // takeTerminal switches the terminal to raw mode, when there is one to read
-// from: keys come one by one, Ctrl-C among them. app.leave switches it back.
-func (t *attaching) takeTerminal() error {
+// from: keys come one by one, Ctrl-C among them, and output passes as it is.
+// Where stdin is not read, and the session is a program on a terminal, that is
+// so for the output alone. app.leave switches it back.
+func (t *attaching) takeTerminal(program bool) error {
 	stdin, ok := t.app.in.(*os.File)
-	if t.noStdin || !t.app.inTTY || !ok || len(t.keys) == 0 && !t.interactive {
+	if t.noStdin || !t.app.inTTY || !ok {
+		if out, ok := t.app.out.(*os.File); ok && t.app.outTTY && program {
+			if undo, err := passOutput(int(out.Fd())); err == nil {
+				t.app.keep(undo)
+				t.rawOut = true
+			}
+		}
 		return nil
 	}
 	fd := int(stdin.Fd())
@@ -218,7 +328,7 @@ func (t *attaching) takeTerminal() error {
 
 // lineWriter is w, with CR before each LF where a terminal in raw mode needs that.
 func (t *attaching) lineWriter(w io.Writer, tty bool) io.Writer {
-	if t.raw && tty {
+	if (t.raw || t.rawOut) && tty {
 		return &crlfWriter{w: w}
 	}
 	return w
@@ -245,61 +355,8 @@ func (c *crlfWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-const ctrlC = 3
-
-// input reads keys until stdin ends: it looks for the detach keys and sends the
-// rest to the session. A read-only follower leaves with Ctrl-C as well.
-func (t *attaching) input(ctx context.Context, cancel context.CancelCauseFunc, c *client.Client) {
-	filter := keyFilter{}
-	if t.raw {
-		filter.keys = t.keys
-	}
-	var part []byte // an unfinished character
-	buf := make([]byte, 4096)
-	for ctx.Err() == nil {
-		n, err := t.app.in.Read(buf)
-		text, detach := filter.pass(buf[:n])
-		if err != nil {
-			text = append(append([]byte(nil), text...), filter.rest()...)
-		}
-		if t.interactive {
-			part = append(part, text...)
-			whole := len(part) - unfinished(part)
-			if detach || err != nil {
-				whole = len(part)
-			}
-			if whole > 0 {
-				t.sendInput(ctx, c, string(part[:whole]))
-				part = append([]byte(nil), part[whole:]...)
-			}
-		} else {
-			for _, key := range text {
-				if key == ctrlC {
-					cancel(errInterrupted)
-					return
-				}
-			}
-		}
-		if detach {
-			cancel(errDetached)
-			return
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
 // sendLimit bounds the wait for the hub to take what was typed.
 const sendLimit = 10 * time.Second
-
-func (t *attaching) sendInput(ctx context.Context, c *client.Client, text string) {
-	ctx, cancel := context.WithTimeout(ctx, sendLimit)
-	defer cancel()
-	if err := c.Input(ctx, t.session, text); err != nil && !errors.Is(err, context.Canceled) {
-		t.notice("input was not taken: %s", messageOf(err))
-	}
-}
 
 // watchSize tells the session the size of the terminal, now and when it changes.
 func (t *attaching) watchSize(ctx context.Context, c *client.Client) (stop func()) {
@@ -328,4 +385,22 @@ func (t *attaching) watchSize(ctx context.Context, c *client.Client) (stop func(
 		signal.Stop(changed)
 		cancel()
 	}
+}
+
+// askRedraw tells the session the size of the terminal, which makes a
+// full-screen program draw anew.
+func (t *attaching) askRedraw(ctx context.Context) {
+	out, ok := t.app.out.(*os.File)
+	if !ok || !t.app.outTTY || !t.raw || !t.interactive {
+		return
+	}
+	cols, rows, err := term.GetSize(int(out.Fd()))
+	if err != nil {
+		return
+	}
+	go func() { // ends with the call
+		ctx, cancel := context.WithTimeout(ctx, sendLimit)
+		defer cancel()
+		_ = t.client.Resize(ctx, t.session, cols, rows) // a session that has no use for it says so: no matter
+	}()
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/base64"
 	"fmt"
 	"io"
 	"strings"
@@ -12,23 +13,24 @@ import (
 // eventPrinter writes the events of a session for people. What a program
 // rendered for terminals is written as it is, escape sequences included.
 type eventPrinter struct {
-	w      io.Writer
-	notice func(format string, args ...any)
-	open   bool // the last chunk did not end its line
+	w        io.Writer // the screen, line by line
+	screen   *screen
+	prompts  *promptList
+	terminal bool   // the session is a program on a terminal
+	past     uint64 // events up to that number are replayed
+	open     bool   // the last chunk did not end its line
+	exit     string // how the session's program ended
 }
 
+// print runs within screen.show.
 func (p *eventPrinter) print(e client.Event) error {
 	v, err := rpc.Parse(e.JSON)
 	if err != nil {
 		return fmt.Errorf("the hub sent an event that is no JSON: %w", err)
 	}
-	text := func(name string) string {
-		m, _ := v.Member(name)
-		s, _ := m.AsString()
-		return s
-	}
+	text := func(name string) string { return textOf(v, name) }
 	switch e.Type {
-	case "heartbeat", "thinking", "state_snapshot", "stream_start":
+	case "heartbeat", "thinking", "state_snapshot", "stream_start", "resize":
 		return nil
 	case "output":
 		return p.line(text("rendered"))
@@ -38,35 +40,77 @@ func (p *eventPrinter) print(e client.Event) error {
 		}
 		return nil
 	case "stream_chunk":
-		chunk := text("chunk")
-		if chunk != "" {
-			p.open = !strings.HasSuffix(chunk, "\n")
-		}
-		_, err := io.WriteString(p.w, chunk)
-		return err
+		return p.chunk(v, e.Seq)
 	case "stream_end":
 		return p.flush()
 	case "input":
+		if p.terminal { // the program shows what it wants to show of it
+			return nil
+		}
 		return p.line(text("client_id") + "> " + strings.TrimRight(strings.ReplaceAll(text("text"), "\r", "\n"), "\n"))
 	case "gap":
 		p.flush()
-		p.notice("%d events are missing here", e.Gap())
+		if n := e.Gap(); n > 0 {
+			p.talk("%d events are missing here", n)
+		} else {
+			p.talk("the session began anew here")
+		}
 		return nil
 	case "permission_request":
 		p.flush()
-		details, _ := v.Member("details")
-		p.notice("the session asks for permission: %s", cellText(details))
+		p.prompts.ask(v)
 		return nil
 	case "permission_resolved":
 		p.flush()
-		p.notice("permission was decided: %s", cellText(v))
+		p.prompts.resolved(v)
+		return nil
+	case "exit":
+		p.exit = exitText(v)
 		return nil
 	case "shutdown":
 		p.flush()
-		p.notice("the hub is shutting down")
+		p.talk("the hub is shutting down")
 		return nil
 	}
 	return p.line(string(appendCompact(nil, e.JSON, plain)))
+}
+
+// chunk writes a piece of a stream: bytes for a terminal, or text.
+func (p *eventPrinter) chunk(v rpc.Value, seq uint64) error {
+	chunk := textOf(v, "chunk")
+	if chunk == "" {
+		return nil
+	}
+	p.open = !strings.HasSuffix(chunk, "\n")
+	tty, _ := v.Member("tty")
+	if own, _ := tty.AsBool(); !own {
+		_, err := io.WriteString(p.w, chunk)
+		return err
+	}
+	p.terminal = true
+	all := []byte(chunk)
+	if text := textOf(v, "bytes"); text != "" {
+		if b, err := base64.StdEncoding.DecodeString(text); err == nil {
+			all = b
+		}
+	}
+	return p.screen.terminal(all, seq <= p.past)
+}
+
+// exitText says how a program ended.
+func exitText(v rpc.Value) string {
+	if name := textOf(v, "signal"); name != "" {
+		return ": its program was ended by " + oneLine(name)
+	}
+	code, _ := v.Member("code")
+	if n, err := code.AsInt(); err == nil {
+		return fmt.Sprintf(": its program ended with status %d", n)
+	}
+	return ""
+}
+
+func (p *eventPrinter) talk(format string, args ...any) {
+	p.screen.talk(oneLine(fmt.Sprintf(format, args...)))
 }
 
 func label(who string) string {
@@ -90,7 +134,7 @@ func (p *eventPrinter) line(s string) error {
 
 // flush ends a line that a chunk left open.
 func (p *eventPrinter) flush() error {
-	if !p.open {
+	if !p.open || p.screen.modes.fullScreen() {
 		return nil
 	}
 	p.open = false

@@ -11,7 +11,7 @@ type detachKeys []byte
 
 // parseKeys reads "ctrl-p,ctrl-q", "ctrl-p ctrl-q", "^P^Q" or single
 // characters; "none" is no keys at all.
-func parseKeys(s string) (detachKeys, error) {
+func parseKeys(flag, s string) (detachKeys, error) {
 	if strings.EqualFold(s, "none") {
 		return nil, nil
 	}
@@ -28,7 +28,7 @@ func parseKeys(s string) (detachKeys, error) {
 				letter, part = lower[1], part[2:]
 			default:
 				if c := part[0]; c <= ' ' || c >= 0x7f {
-					return nil, usageError{fmt.Sprintf("--detach-keys: %q is no key", part), `such as "ctrl-p,ctrl-q" or "ctrl-]"`}
+					return nil, usageError{fmt.Sprintf("%s: %q is no key", flag, part), `such as "ctrl-p,ctrl-q" or "ctrl-]"`}
 				}
 				keys = append(keys, part[0])
 				part = part[1:]
@@ -40,12 +40,12 @@ func parseKeys(s string) (detachKeys, error) {
 			case strings.IndexByte(`@[\]^_`, letter) >= 0:
 				keys = append(keys, letter-'@')
 			default:
-				return nil, usageError{fmt.Sprintf("--detach-keys: there is no ctrl-%c", letter), `ctrl- goes with a letter or one of @ [ \ ] ^ _`}
+				return nil, usageError{fmt.Sprintf("%s: there is no ctrl-%c", flag, letter), `ctrl- goes with a letter or one of @ [ \ ] ^ _`}
 			}
 		}
 	}
 	if len(keys) == 0 {
-		return nil, usageError{"--detach-keys: no key is named", `"none" switches them off`}
+		return nil, usageError{flag + ": no key is named", `"none" switches them off`}
 	}
 	return keys, nil
 }

@@ -16,13 +16,13 @@ func TestParseKeys(t *testing.T) {
 		{"none", "", ""},
 	}
 	for _, tt := range tests {
-		k, err := parseKeys(tt.in)
+		k, err := parseKeys("--keys", tt.in)
 		if err != nil || string(k) != tt.want || k.String() != tt.name {
 			t.Errorf("%q: got %q (%s), %v", tt.in, string(k), k, err)
 		}
 	}
 	for _, in := range []string{"", ",", "ctrl-1", "^1", "ctrl-p,é", "\x01"} {
-		if k, err := parseKeys(in); err == nil {
+		if k, err := parseKeys("--keys", in); err == nil {
 			t.Errorf("%q: got %q, want an error", in, string(k))
 		}
 	}

@@ -36,6 +36,7 @@ type app struct {
 	format  string // of --output; "" leaves it to the command
 	color   string
 	client  *client.Client // the open connection, if any
+	shared  bool           // client belongs to somebody else and is there
 	files   tlsFiles
 }
 
@@ -178,6 +179,9 @@ func (a *app) options() (*client.Options, error) {
 
 // dial connects to the hub. run closes the connection.
 func (a *app) dial(ctx context.Context) (*client.Client, error) {
+	if a.shared {
+		return a.client, nil
+	}
 	addr, err := a.address()
 	if err != nil {
 		return nil, err
