@@ -127,6 +127,8 @@ type Reader struct {
 	closed bool
 	wake   chan struct{} // cap 1
 	call   *Call         // its deadline ends with the first item taken
+	roomAt int           // for onRoom
+	onRoom func()        // see OnRoom
 }
 
 // NewReader returns an empty stream whose sender is told of credit and of the
@@ -226,7 +228,11 @@ func (r *Reader) Recv(ctx context.Context) (v Value, ok bool, err error) {
 			grant, src := r.refillLocked(), r.src
 			call := r.call
 			r.call = nil
+			room := r.roomLocked()
 			r.mu.Unlock()
+			if room != nil {
+				room()
+			}
 			if call != nil && src != nil { // an array is no stream: its call keeps its deadline
 				call.started()
 			}
@@ -265,6 +271,29 @@ func (r *Reader) popLocked() Value {
 		r.queue, r.head = r.queue[:0], 0
 	}
 	return v
+}
+
+// OnRoom runs f once, without locks, as soon as at most limit bytes wait to be
+// read, at once if that is so now, or when nobody reads any more. It is for
+// senders that count bytes beside credit; there is one slot.
+func (r *Reader) OnRoom(limit int, f func()) {
+	r.mu.Lock()
+	r.roomAt, r.onRoom = limit, f
+	f = r.roomLocked()
+	r.mu.Unlock()
+	if f != nil {
+		f()
+	}
+}
+
+// roomLocked returns what OnRoom has set if it is due.
+func (r *Reader) roomLocked() func() {
+	f := r.onRoom
+	if f == nil || r.bytes > r.roomAt && !r.closed && !r.ended {
+		return nil
+	}
+	r.onRoom = nil
+	return f
 }
 
 // refillLocked says how much credit to grant so that a window is open.
@@ -344,9 +373,12 @@ func (a relay) Stop(cause *Error) {
 	r := a.r
 	r.mu.Lock()
 	left := r.emptyLocked()
-	src, ended := r.src, r.ended
+	src, ended, room := r.src, r.ended, r.roomLocked()
 	r.mu.Unlock()
 	dropAll(left)
+	if room != nil {
+		room()
+	}
 	if src != nil && !ended {
 		src.Stop(cause)
 	}
@@ -378,7 +410,11 @@ func (r *Reader) move() {
 		}
 		v := r.popLocked()
 		r.wanted--
+		room := r.roomLocked()
 		r.mu.Unlock()
+		if room != nil {
+			room()
+		}
 		if out, ok := s.(*callSink); ok && out.c.link != nil && out.c.link.Out != nil {
 			_ = out.c.link.Out.Wait(out.c) // after an error nothing is taken any more
 		}
@@ -403,9 +439,13 @@ func (r *Reader) Close(cause *Error) {
 	if !ended {
 		r.err = cause // whoever still reads must not take this for the regular end
 	}
+	room := r.roomLocked()
 	r.mu.Unlock()
 	r.signal()
 	dropAll(left)
+	if room != nil {
+		room()
+	}
 	if src != nil && !ended {
 		src.Stop(cause)
 	}

@@ -25,6 +25,7 @@ type tableState struct {
 	sorted   []*Method
 	services map[string]*Service
 	names    []string // of services, in registration order
+	mounts   int      // how many services are mounted
 	version  uint64
 }
 
@@ -33,7 +34,12 @@ type Service struct {
 	Name    string
 	Doc     string
 	Methods []*Method // sorted by name
+
+	lazy func(name string) *Method // see Mount
 }
+
+// Mounted reports whether the service was made by Mount.
+func (s *Service) Mounted() bool { return s.lazy != nil }
 
 // NewTable returns an empty table.
 func NewTable() *Table {
@@ -79,6 +85,14 @@ func (t *Table) Add(methods ...*Method) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.state.Load().clone()
+	if err := t.add(s, methods); err != nil {
+		return err
+	}
+	t.publish(s)
+	return nil
+}
+
+func (t *Table) add(s *tableState, methods []*Method) error {
 	for _, m := range methods { // all or none: nothing is told before all are found good
 		if !ValidName(m.Name) {
 			return fmt.Errorf("method name %q is not valid", CleanText(m.Name, 64))
@@ -99,7 +113,6 @@ func (t *Table) Add(methods ...*Method) error {
 			t.Added(m)
 		}
 	}
-	t.publish(s)
 	return nil
 }
 
@@ -115,12 +128,16 @@ func (t *Table) Remove(methods ...*Method) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.state.Load().clone()
+	s.remove(methods)
+	t.publish(s)
+}
+
+func (s *tableState) remove(methods []*Method) {
 	for _, m := range methods {
 		if s.methods[m.Name] == m {
 			delete(s.methods, m.Name)
 		}
 	}
-	t.publish(s)
 }
 
 // Describe sets the documentation of a service. It holds for methods added later, too.
@@ -131,14 +148,60 @@ func (t *Table) Describe(service, doc string) {
 	if s.services[service] == nil {
 		s.names = append(s.names, service)
 	}
-	s.services[service] = &Service{Name: service, Doc: doc}
+	c := Service{Name: service}
+	if old := s.services[service]; old != nil {
+		c = *old
+	}
+	c.Doc = doc
+	s.services[service] = &c
 	t.publish(s)
+}
+
+// Mount adds a service whose methods are elsewhere and may not be known yet. It
+// is listed also while it has none, and Lookup asks find for each of its names
+// that is not in the table. What find returns must have the name that was asked
+// for; nil is no method.
+func (t *Table) Mount(service string, find func(name string) *Method) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.state.Load().clone()
+	if old := s.services[service]; old != nil && (len(old.Methods) > 0 || old.lazy != nil) {
+		return &Error{Code: CodeConflict, Message: "service " + service + " exists already", Ran: RanNo}
+	}
+	if !ValidName(service) || strings.Contains(service, ".") {
+		return fmt.Errorf("service name %q is not valid", CleanText(service, 64))
+	}
+	c := Service{Name: service}
+	if old := s.services[service]; old != nil {
+		c = *old
+	} else {
+		s.names = append(s.names, service)
+	}
+	c.lazy = find
+	s.services[service] = &c
+	s.mounts++
+	t.publish(s)
+	return nil
+}
+
+// Replace takes the rows in old away and puts those in new in their place, in
+// one step and by the rules of Remove and Add.
+func (t *Table) Replace(old, new []*Method) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.state.Load().clone()
+	s.remove(old)
+	if err := t.add(s, new); err != nil {
+		return err
+	}
+	t.publish(s)
+	return nil
 }
 
 func (s *tableState) clone() *tableState {
 	return &tableState{
 		methods: maps.Clone(s.methods), services: maps.Clone(s.services),
-		names: slices.Clone(s.names), version: s.version + 1,
+		names: slices.Clone(s.names), mounts: s.mounts, version: s.version + 1,
 	}
 }
 
@@ -155,7 +218,7 @@ func (t *Table) publish(s *tableState) {
 		byService[name] = append(byService[name], m)
 	}
 	for name, svc := range s.services {
-		if byService[name] == nil && svc.Doc == "" { // names that providers made up do not pile up
+		if byService[name] == nil && svc.Doc == "" && svc.lazy == nil { // names that providers made up do not pile up
 			delete(s.services, name)
 			continue
 		}
@@ -167,30 +230,52 @@ func (t *Table) publish(s *tableState) {
 	t.state.Store(s)
 }
 
-// Lookup returns the row with that name, nil if there is none.
-func (t *Table) Lookup(name string) *Method { return t.state.Load().methods[name] }
+// Lookup returns the row with that name, nil if there is none. For a name of a
+// mounted service it may be one that is not in the table.
+func (t *Table) Lookup(name string) *Method {
+	s := t.state.Load()
+	if m := s.methods[name]; m != nil || s.mounts == 0 {
+		return m
+	}
+	return s.find(name)
+}
 
 // LookupBytes is Lookup without a conversion.
-func (t *Table) LookupBytes(name []byte) *Method { return t.state.Load().methods[string(name)] }
+func (t *Table) LookupBytes(name []byte) *Method {
+	s := t.state.Load()
+	if m := s.methods[string(name)]; m != nil || s.mounts == 0 {
+		return m
+	}
+	return s.find(string(name))
+}
+
+// find asks the mounted service that a name belongs to.
+func (s *tableState) find(name string) *Method {
+	service, command, ok := strings.Cut(name, ".")
+	if svc := s.services[service]; ok && svc != nil && svc.lazy != nil && ValidName(command) {
+		return svc.lazy(name)
+	}
+	return nil
+}
 
 // Methods returns all rows sorted by name. The slice is shared: do not change it.
 func (t *Table) Methods() []*Method { return t.state.Load().sorted }
 
-// Services returns the services that have methods, in the order in which they first appeared.
+// Services returns the services that have methods or are mounted, in the order in which they first appeared.
 func (t *Table) Services() []*Service {
 	s := t.state.Load()
 	var list []*Service
 	for _, n := range s.names {
-		if svc := s.services[n]; len(svc.Methods) > 0 {
+		if svc := s.services[n]; len(svc.Methods) > 0 || svc.lazy != nil {
 			list = append(list, svc)
 		}
 	}
 	return list
 }
 
-// Service returns one service, nil if it has no methods.
+// Service returns one service, nil if it has no methods and is not mounted.
 func (t *Table) Service(name string) *Service {
-	if s := t.state.Load().services[name]; s != nil && len(s.Methods) > 0 {
+	if s := t.state.Load().services[name]; s != nil && (len(s.Methods) > 0 || s.lazy != nil) {
 		return s
 	}
 	return nil
@@ -206,6 +291,11 @@ func (t *Table) ByPath(path []string) (m *Method, used int) {
 	for n := min(len(path), maxName/2); n > 0; n-- { // each part takes two bytes of a name
 		if m := s.methods[strings.Join(path[:n], ".")]; m != nil {
 			return m, n
+		}
+	}
+	if s.mounts > 0 && len(path) > 1 {
+		if m := s.find(path[0] + "." + path[1]); m != nil {
+			return m, 2
 		}
 	}
 	return nil, 0
