@@ -32,6 +32,7 @@ type conn struct {
 	peer     atomic.Pointer[rpc.Peer]     // on whose behalf calls run; over HTTP, those of the present request
 	protocol atomic.Pointer[rpc.Protocol] // nil until the first bytes told
 	link     atomic.Pointer[rpc.Link]
+	patient  atomic.Bool            // the peer may take nothing for any time: it is busy sending
 	owner    atomic.Pointer[string] // of ephemeral keys; nil: the connection itself
 
 	net   net.Conn  // the socket
@@ -165,6 +166,9 @@ func (c *conn) push(p []byte) (n int, err error) {
 		}
 		c.try = p
 		if err := c.raw.Write(c.tryWait); err != nil {
+			if c.patient.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+				continue
+			}
 			return n, err
 		}
 		if c.tryErr != nil {

@@ -32,9 +32,9 @@ func (h *hub) demoMethods() []*rpc.Method {
 			Result: rpc.Type{Kind: rpc.KindInteger}, Run: rpc.Inline, Scope: rpc.ScopeRead,
 		}, mathAdd),
 
-		rpc.Handle("demo.sleep", demoSleep, rpc.Needs(rpc.ScopeRead),
+		takes(rpc.Handle("demo.sleep", demoSleep, rpc.Needs(rpc.ScopeRead),
 			rpc.Returns(rpc.Type{Kind: rpc.KindNumber}),
-			rpc.Doc("Return the argument after that many seconds. Ends early when the call is cancelled.")),
+			rpc.Doc("Return the argument after that many seconds. Ends early when the call is cancelled.")), rpc.KindNumber),
 
 		rpc.Handle("demo.fail", func(_ context.Context, in struct {
 			Message string `rpc:"message" doc:"the text of the error"`
@@ -78,6 +78,12 @@ func (h *hub) demoMethods() []*rpc.Method {
 			Result: rpc.Type{Kind: rpc.KindArray, Elem: &rpc.Type{Kind: rpc.KindObject}}, Scope: rpc.ScopeRead, Slow: -1,
 		}, demoFileInfo),
 	}
+}
+
+// takes says what the first parameter is where it is bound as it came.
+func takes(m *rpc.Method, k rpc.Kind) *rpc.Method {
+	m.Params[0].Type = rpc.Type{Kind: k}
+	return m
 }
 
 func withRefs(m *rpc.Method) *rpc.Method {

@@ -39,7 +39,8 @@ type otherPaths struct {
 // newOtherPaths wires the protocols that share the unclaimed paths.
 func (h *hub) newOtherPaths() *otherPaths {
 	return &otherPaths{
-		calls: h.onlySpoken(rpc.Krpc, http.HandlerFunc(h.serveKrpc)),
+		calls:  h.onlySpoken(rpc.Krpc, http.HandlerFunc(h.serveKrpc)),
+		tunnel: h.onlySpoken(rpc.Snekrpc, http.HandlerFunc(h.serveTunnel)),
 	}
 }
 

@@ -7,6 +7,7 @@
 //	detect.go     which protocol a connection speaks
 //	conn.go       the connection itself; conns.go all of them and their limits
 //	http.go       everything that speaks HTTP; guard.go who may
+//	snekrpc.go    length-prefixed messages and their tunnel through HTTP
 //	notify.go     what the service manager is told; watchdog.go whether to
 //	journal.go    the log as entries with fields of the systemd journal
 //	peer.go       who is at the other end; trust.go by which token
@@ -31,6 +32,7 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc/kkrpc"
 	"github.com/hubd-dev/hubd/internal/rpc/kollabor"
 	"github.com/hubd-dev/hubd/internal/rpc/krpc"
+	"github.com/hubd-dev/hubd/internal/rpc/snekrpc"
 	"github.com/hubd-dev/hubd/internal/session"
 	"github.com/hubd-dev/hubd/internal/statesvc"
 	"github.com/hubd-dev/hubd/internal/trust"
@@ -56,6 +58,7 @@ type hub struct {
 	kkrpc     *kkrpc.Server
 	krpc      *krpc.Server
 	spool     *krpc.Spool
+	snek      *snekrpc.Server
 	sessions  *session.Registry
 	web       *web
 	agentID   string // tells hubs apart

@@ -147,8 +147,8 @@ func newHub(o Options) *hub {
 	h.ctx, h.stop = context.WithCancelCause(context.Background())
 	h.live.Store(newLive(o))
 
-	h.protocols = map[rpc.Protocol]handler{rpc.Kollabor: h.serveKollabor, rpc.Kkrpc: h.serveKkrpc}
-	h.spoken = []rpc.Protocol{rpc.Kollabor, rpc.Kkrpc, rpc.Capnweb, rpc.Krpc}
+	h.protocols = map[rpc.Protocol]handler{rpc.Kollabor: h.serveKollabor, rpc.Kkrpc: h.serveKkrpc, rpc.Snekrpc: h.serveSnekrpc}
+	h.spoken = []rpc.Protocol{rpc.Kollabor, rpc.Kkrpc, rpc.Capnweb, rpc.Krpc, rpc.Snekrpc}
 	h.metrics = newMetrics(h.version, h.spoken)
 	h.metrics.collectPresent(h)
 	h.open = newRegistry(o.Limits)
@@ -160,6 +160,7 @@ func newHub(o Options) *hub {
 	h.native = h.newKollabor()
 	h.capnweb = h.newCapnweb()
 	h.kkrpc = h.newKkrpc()
+	h.snek = h.newSnekrpc()
 	h.web = newWeb(h)
 	return h
 }

@@ -39,7 +39,7 @@ type call struct {
 // command starts the call that m asks for.
 func (c *conn) command(b *rpc.Batch, cd codec, m *message) {
 	k := &call{conn: c, codec: cd}
-	k.Peer = c.conn.Peer
+	k.Peer = c.conn.Peer()
 	k.Protocol = rpc.Snekrpc
 	k.Reply = k
 	var target rpc.Target

@@ -44,10 +44,16 @@ func nameOf(e *rpc.Error) string {
 	return "RuntimeError"
 }
 
-// textOf returns the message of e.
+// maxText bounds the message of a method's own error.
+const maxText = 16 << 10
+
+// textOf returns the message of e. What a method says itself is passed on as it is.
 func textOf(e *rpc.Error) string {
-	if e.Code == rpc.CodeInternal {
+	switch {
+	case e.Code == rpc.CodeInternal:
 		return "internal error"
+	case e.Code == rpc.CodeHandler && len(e.Message) <= maxText:
+		return e.Message
 	}
 	return e.Text()
 }

@@ -55,7 +55,7 @@ func packTree(dst []byte, x any, depth int) ([]byte, error) {
 	case bool:
 		return msgp.AppendBool(dst, x), nil
 	case int64:
-		return msgp.AppendInt64(dst, x), nil
+		return packInt(dst, x), nil
 	case uint64:
 		return msgp.AppendUint64(dst, x), nil
 	case *big.Int:
@@ -144,12 +144,20 @@ func isUndefined(x any) bool {
 	return false
 }
 
+// packInt appends an integer in its shortest form.
+func packInt(dst []byte, i int64) []byte {
+	if i >= 0 {
+		return msgp.AppendUint64(dst, uint64(i))
+	}
+	return msgp.AppendInt64(dst, i)
+}
+
 func packBig(dst []byte, x *big.Int) ([]byte, error) {
 	switch {
 	case x == nil:
 		return msgp.AppendNil(dst), nil
 	case x.IsInt64():
-		return msgp.AppendInt64(dst, x.Int64()), nil
+		return packInt(dst, x.Int64()), nil
 	case x.IsUint64():
 		return msgp.AppendUint64(dst, x.Uint64()), nil
 	}
@@ -175,7 +183,7 @@ func packNumber(dst []byte, text string) ([]byte, error) {
 		return msgp.AppendFloat64(dst, f), nil
 	}
 	if i, err := strconv.ParseInt(text, 10, 64); err == nil {
-		return msgp.AppendInt64(dst, i), nil
+		return packInt(dst, i), nil
 	}
 	if u, err := strconv.ParseUint(text, 10, 64); err == nil {
 		return msgp.AppendUint64(dst, u), nil

@@ -52,13 +52,13 @@ func Reasons() []Reason { return []Reason{TooLong, Malformed, OutOfOrder} }
 
 // Conn is one accepted connection, as the hub hands it over.
 type Conn struct {
-	Reader    io.Reader  // of what the peer sends
-	Wire      rpc.Wire   // to the peer; Serve closes it
-	Peer      *rpc.Peer  // who it is
-	ID        uint64     // for logs
-	Quota     *rpc.Quota // of the peer's user; may be nil
-	Transport string     // tcp, unix or http, for _meta.status
-	Chunked   bool       // messages are HTTP chunks, behind a response head
+	Reader    io.Reader        // of what the peer sends
+	Wire      rpc.Wire         // to the peer; Serve closes it
+	Peer      func() *rpc.Peer // who it is at present
+	ID        uint64           // for logs
+	Quota     *rpc.Quota       // of the peer's user; may be nil
+	Transport string           // tcp, unix or http, for _meta.status
+	Chunked   bool             // messages are HTTP chunks, behind a response head
 
 	// OnLink is called once, before the first call, with the in-flight side of
 	// the connection; its Out is set. May be nil.

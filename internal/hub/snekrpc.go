@@ -1,0 +1,124 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/rpc/snekrpc"
+)
+
+// halfClosed is how long the calls of a TCP peer go on whose stream has ended:
+// its kernel does not tell whether it still reads.
+const halfClosed = 500 * time.Millisecond
+
+// newSnekrpc makes the server of snekrpc.
+func (h *hub) newSnekrpc() *snekrpc.Server {
+	for _, reason := range snekrpc.Reasons() {
+		h.metrics.failedFrames.WithLabelValues(string(rpc.Snekrpc), string(reason))
+	}
+	return snekrpc.New(snekrpc.Config{
+		Table:      h.table,
+		Gate:       h.gate,
+		Observer:   snekrpcObserver{h, h.metrics.flows.in[rpc.Snekrpc], h.metrics.flows.out[rpc.Snekrpc]},
+		Version:    h.version,
+		MaxFrame:   h.opts.Limits.Frame,
+		HardOutbox: h.opts.Limits.Outbox,
+	})
+}
+
+// serveSnekrpc serves a connection of length-prefixed messages.
+func (h *hub) serveSnekrpc(ctx context.Context, c *conn) error {
+	return h.snek.Serve(ctx, h.snekrpcConn(c, c, c.listener.addr.network, false))
+}
+
+// serveTunnel serves a request that is snekrpc over HTTP: both of its bodies
+// are open at once, and each chunk is a message. net/http has neither, so the
+// connection is taken over.
+func (h *hub) serveTunnel(w http.ResponseWriter, r *http.Request) {
+	c := connOf(r)
+	nc, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, "this connection cannot be a tunnel", http.StatusInternalServerError)
+		return
+	}
+	defer nc.Close()
+	if err := nc.SetDeadline(time.Time{}); err != nil {
+		return
+	}
+	// The server may have read ahead: what it has comes first.
+	rest, err := buffered.Reader.Peek(buffered.Reader.Buffered())
+	if err != nil {
+		return
+	}
+	c.head = append(append([]byte(nil), rest...), c.head...)
+	c.speaks(rpc.Snekrpc)
+	h.metrics.accepted(rpc.Snekrpc, c.listener.transport())
+	log := h.log.With(zap.Uint64("conn", c.id), zap.String("protocol", string(rpc.Snekrpc)))
+	log.Info("tunnel", zap.Stringer("listener", c.listener), zap.String("peer", c.peerName()))
+	err = h.snek.Serve(h.ctx, h.snekrpcConn(c, c, "http", true))
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, context.Canceled) {
+		log.Info("tunnel ended", zap.NamedError("reason", err))
+		return
+	}
+	log.Info("tunnel ended")
+}
+
+func (h *hub) snekrpcConn(c *conn, r io.Reader, transport string, chunked bool) snekrpc.Conn {
+	k := snekrpc.Conn{
+		Reader:    r,
+		Wire:      c,
+		Peer:      c.peer.Load,
+		ID:        c.id,
+		Quota:     &c.account.quota,
+		Transport: transport,
+		Chunked:   chunked,
+		OnLink:    c.attach,
+		Gone:      c.gone,
+		Patience:  c.patient.Store,
+	}
+	if c.listener.addr.network == "tcp" {
+		k.Reader = quickAck{c}
+		k.HalfClose = halfClosed
+	}
+	return k
+}
+
+// quickAck is the reader of a TCP connection whose peer writes a message with
+// two calls: without TCP_NODELAY the second one leaves when the first is
+// acknowledged, which the kernel puts off by 40 ms unless it is told not to,
+// anew before each read.
+type quickAck struct{ c *conn }
+
+func (q quickAck) Read(p []byte) (int, error) {
+	_ = q.c.raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
+	})
+	return q.c.Read(p)
+}
+
+// snekrpcObserver tells metrics and log about snekrpc.
+type snekrpcObserver struct {
+	h       *hub
+	in, out *flow
+}
+
+func (o snekrpcObserver) MessageIn(bytes int) { o.in.count(bytes) }
+
+func (o snekrpcObserver) MessageOut(bytes int) { o.out.count(bytes) }
+
+func (o snekrpcObserver) FailedFrame(reason snekrpc.Reason, c *snekrpc.Conn, err error) {
+	o.h.metrics.failedFrames.WithLabelValues(string(rpc.Snekrpc), string(reason)).Inc()
+	if reason == snekrpc.TooLong {
+		o.h.metrics.rejected(limitFrame)
+	}
+	o.h.log.Info("frame failed", zap.String("protocol", string(rpc.Snekrpc)), zap.Uint64("conn", c.ID),
+		zap.String("reason", string(reason)), zap.NamedError("detail", err))
+}
