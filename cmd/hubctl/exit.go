@@ -149,6 +149,9 @@ func exitCode(ctx context.Context, err error) int {
 
 // report prints err, if it is one, and returns the exit code.
 func (a *app) report(ctx context.Context, err error) int {
+	if plugin, ok := errors.AsType[pluginResult](err); ok {
+		return int(plugin)
+	}
 	code := exitCode(ctx, err)
 	if code == exitOK {
 		return code

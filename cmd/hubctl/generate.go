@@ -124,8 +124,11 @@ func (a *app) words(root *cobra.Command, args []string) (words []string) {
 			i++
 			value = args[i]
 		}
-		if flag.Name == "socket" {
+		switch flag.Name {
+		case "socket":
 			a.socket = value
+		case "context":
+			a.context = value
 		}
 	}
 	return words

@@ -33,6 +33,7 @@ type app struct {
 	args    []string // of the command line
 	signals atomic.Pointer[func(os.Signal)]
 	socket  string
+	context string // of --context
 	format  string // of --output; "" leaves it to the command
 	color   string
 	client  *client.Client // the open connection, if any
@@ -51,8 +52,9 @@ Beside the commands below, each service of the hub is a command, and each of its
 methods one below it: "hubctl demo --help" lists those of the service demo,
 "hubctl methods" all there are.
 
-The hub is found at --socket, else at $HUBD_SOCKET, else at the socket of this
-user's hub ($XDG_RUNTIME_DIR/hubd/hub.sock), else at /run/hubd/hub.sock.`,
+The hub is found at --socket, else at $HUBD_SOCKET, else where the selected
+context says ("hubctl context"), else at the socket of this user's hub
+($XDG_RUNTIME_DIR/hubd/hub.sock), else at /run/hubd/hub.sock.`,
 		Example: `  hubctl methods                              what can be called
   hubctl math add 2 40                        call a method
   hubctl call math.add a:=2 b:=40             the same, with arguments of any form
@@ -82,6 +84,7 @@ user's hub ($XDG_RUNTIME_DIR/hubd/hub.sock), else at /run/hubd/hub.sock.`,
 	})
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.socket, "socket", "", "the hub's `address`: a path, unix:///path, tcp://host:port or tls://host:port")
+	flags.StringVar(&a.context, "context", "", "the `name` of a context to use instead of the selected one")
 	a.files.add(flags)
 	flags.StringVarP(&a.format, "output", "o", "", "`format` of the result: table, json, jsonl, yaml or raw")
 	flags.StringVar(&a.color, "color", "auto", "`when` to use colour: auto, always or never")
@@ -90,6 +93,7 @@ user's hub ($XDG_RUNTIME_DIR/hubd/hub.sock), else at /run/hubd/hub.sock.`,
 	root.AddCommand(
 		newCall(a), newMethods(a), newDescribe(a), newPing(a), newAttach(a), newRun(a), newPublish(a),
 		newWait(a), newStatus(a), newState(a), newToken(a), newBridge(a), newExitCodes(),
+		newTop(a), newMonitor(a), newDoctor(a), newCheck(a), newContext(a), newLogLevel(a), newBugreport(a),
 	)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
@@ -159,6 +163,15 @@ func (a *app) checkFlags() error {
 // address returns where the hub is.
 func (a *app) address() (client.Address, error) {
 	if a.socket == "" {
+		if a.context != "" || a.getenv("HUBD_SOCKET") == "" {
+			chosen, ok, err := a.chosenContext()
+			if err != nil {
+				return client.Address{}, err
+			}
+			if ok {
+				return client.ParseAddress(chosen.Address)
+			}
+		}
 		addr, err := client.DefaultAddress()
 		if err != nil {
 			return addr, usageError{err.Error(), ""}
@@ -174,7 +187,27 @@ func (a *app) address() (client.Address, error) {
 
 func (a *app) options() (*client.Options, error) {
 	config, err := a.files.config(a.getenv)
-	return &client.Options{Name: "hubctl", Token: a.getenv("HUBD_TOKEN"), TLS: config}, err
+	return &client.Options{Name: "hubctl", Token: a.token(), TLS: config}, err
+}
+
+// token returns the token to show to the hub: that of HUBD_TOKEN, else, where
+// the address is that of a context, the one in the context's file.
+func (a *app) token() string {
+	if t := a.getenv("HUBD_TOKEN"); t != "" {
+		return t
+	}
+	if a.socket != "" || a.context == "" && a.getenv("HUBD_SOCKET") != "" {
+		return ""
+	}
+	chosen, ok, err := a.chosenContext()
+	if err != nil || !ok || chosen.TokenFile == "" {
+		return ""
+	}
+	text, err := readFile(chosen.TokenFile)
+	if err != nil {
+		fmt.Fprintf(a.err, "hubctl: warning: token of the context: %v\n", err)
+	}
+	return strings.TrimSpace(string(text))
 }
 
 // dial connects to the hub. run closes the connection.

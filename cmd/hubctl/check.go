@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hubd-dev/hubd/client"
+)
+
+// Exit codes of "hubctl check": those that monitoring plugins have agreed on
+// (Monitoring Plugins Development Guidelines, "Plugin Return Codes").
+const (
+	pluginOK       = 0
+	pluginWarning  = 1
+	pluginCritical = 2
+	pluginUnknown  = 3
+)
+
+var pluginWords = [...]string{"OK", "WARNING", "CRITICAL", "UNKNOWN"}
+
+// pluginResult is the error that carries such a code; it has been printed.
+type pluginResult int
+
+func (r pluginResult) Error() string { return pluginWords[r] }
+
+type checking struct {
+	app               *app
+	warning, critical time.Duration
+	timeout           time.Duration
+}
+
+func newCheck(a *app) *cobra.Command {
+	c := &checking{app: a}
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Check the hub for a monitoring system",
+		Long: `Check whether the hub answers in time and finds nothing wrong with itself, and say
+so in the form of a monitoring plugin: one line with performance data, and the
+exit code 0 OK, 1 WARNING, 2 CRITICAL or 3 UNKNOWN.`,
+		Example: `  hubctl check
+  hubctl check --warning 20ms --critical 500ms`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context()) },
+	}
+	flags := cmd.Flags()
+	flags.DurationVarP(&c.warning, "warning", "w", 100*time.Millisecond, "an answer that takes longer is a warning")
+	flags.DurationVarP(&c.critical, "critical", "c", time.Second, "an answer that takes longer is critical")
+	flags.DurationVarP(&c.timeout, "timeout", "t", 10*time.Second, "longest time for the whole check")
+	return cmd
+}
+
+func (c *checking) run(ctx context.Context) error {
+	if c.warning <= 0 || c.critical <= 0 || c.timeout <= 0 {
+		return c.end(pluginUnknown, "--warning, --critical and --timeout must be above zero", "")
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	addr, err := c.app.address()
+	if err != nil {
+		return c.end(pluginUnknown, err.Error(), "")
+	}
+	opts, err := c.app.options()
+	if err != nil {
+		return c.end(pluginUnknown, err.Error(), "")
+	}
+	cl, err := client.Dial(ctx, addr.String(), opts)
+	if err != nil {
+		return c.end(pluginCritical, unreachable{addr, err}.Error(), "")
+	}
+	defer cl.Close()
+	if err := cl.Call(ctx, "ping", nil, nil); err != nil { // the connection is warm now
+		return c.end(pluginCritical, err.Error(), "")
+	}
+	began := time.Now()
+	if err := cl.Call(ctx, "ping", nil, nil); err != nil {
+		return c.end(pluginCritical, err.Error(), "")
+	}
+	took := time.Since(began)
+	code, texts := pluginOK, []string{}
+	switch {
+	case took > c.critical:
+		code = pluginCritical
+		texts = append(texts, "slow answer")
+	case took > c.warning:
+		code = pluginWarning
+		texts = append(texts, "slow answer")
+	}
+	var d struct{ Findings []finding }
+	err = cl.Call(ctx, "hub.diagnose", nil, &d)
+	switch kind := client.KindOf(err); {
+	case err == nil:
+	case kind == client.KindPermission || kind == client.KindUnauthenticated:
+		texts = append(texts, "not allowed to look inside")
+	default:
+		return c.end(pluginCritical, err.Error(), "")
+	}
+	for _, f := range d.Findings {
+		switch f.Level {
+		case levelFail:
+			code = pluginCritical
+		case levelWarn:
+			code = max(code, pluginWarning)
+		default:
+			continue
+		}
+		texts = append(texts, f.Name+": "+f.Detail)
+	}
+	var stats struct {
+		Connections, Sessions int
+		InFlight              int `json:"in_flight"`
+		OutboxBytes           int `json:"outbox_bytes"`
+	}
+	if err := cl.Call(ctx, "hub.stats", nil, &stats); err != nil {
+		return c.end(pluginCritical, err.Error(), "")
+	}
+	text := fmt.Sprintf("answers in %s", took.Round(time.Microsecond))
+	if len(texts) > 0 {
+		text += "; " + strings.Join(texts, "; ")
+	}
+	return c.end(code, text, fmt.Sprintf("time=%.6fs;%.6f;%.6f;0 connections=%d;;;0 in_flight=%d;;;0 sessions=%d;;;0 outbox=%dB;;;0",
+		took.Seconds(), c.warning.Seconds(), c.critical.Seconds(), stats.Connections, stats.InFlight, stats.Sessions, stats.OutboxBytes))
+}
+
+// end prints the line of the plugin and carries its code.
+func (c *checking) end(code int, text, data string) error {
+	line := "HUBD " + pluginWords[code] + " - " + strings.ReplaceAll(oneLine(text), "|", "/")
+	if data != "" {
+		line += " | " + data
+	}
+	if _, err := fmt.Fprintln(c.app.out, line); err != nil {
+		return err
+	}
+	if code == pluginOK {
+		return nil
+	}
+	return pluginResult(code)
+}

@@ -1,0 +1,246 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hubd-dev/hubd/client"
+)
+
+// Levels of a finding, as hub.diagnose has them.
+const (
+	levelOK   = "ok"
+	levelWarn = "warn"
+	levelFail = "fail"
+)
+
+// finding is one line of the doctor.
+type finding struct {
+	Name   string `json:"name"`
+	Level  string `json:"level"`
+	Detail string `json:"detail"`
+	Fix    string `json:"fix,omitempty"`
+}
+
+// clockSkew is how far the clocks of hub and hubctl may be apart: they are on
+// one machine, so anything above the time of a call is strange.
+const clockSkew = 5 * time.Second
+
+func newDoctor(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Find out what is wrong, and say what to do about it",
+		Long: `Look at everything between this shell and a working hub: its address, socket and
+permissions, versions, the systemd unit, and what the hub itself can check: store,
+disk, clock, limits, configuration. What is wrong comes with what to do about it.
+
+Exits with 0 when nothing is broken; warnings are no failure.`,
+		Example: `  hubctl doctor
+  hubctl doctor -o json | jq '.[] | select(.level != "ok")'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			findings := a.examine(cmd.Context())
+			if f := a.formatOr(formatTable); f != formatTable {
+				if err := a.printer(f).printAny(findings); err != nil {
+					return err
+				}
+			} else if _, err := a.out.Write(a.findingsText(findings)); err != nil {
+				return err
+			}
+			for _, f := range findings {
+				if f.Level == levelFail {
+					return errors.New("something is broken, see above")
+				}
+			}
+			return nil
+		},
+	}
+}
+
+// examine makes all checks. What depends on a check that failed is left out.
+func (a *app) examine(ctx context.Context) (findings []finding) {
+	add := func(f finding) bool {
+		findings = append(findings, f)
+		return f.Level != levelFail
+	}
+	addr, err := a.address()
+	if err != nil {
+		add(finding{"address", levelFail, err.Error(), "name the hub with --socket, HUBD_SOCKET or a context"})
+		return findings
+	}
+	add(finding{Name: "address", Level: levelOK, Detail: addr.String()})
+	if addr.Network == "unix" && !add(checkSocket(addr.Path)) {
+		add(checkUnit(ctx))
+		return findings
+	}
+	c, err := a.dial(ctx)
+	if err != nil {
+		_, hint := explain(err)
+		add(finding{"connection", levelFail, err.Error(), hint})
+		add(checkUnit(ctx))
+		return findings
+	}
+	began := time.Now()
+	if err := c.Call(ctx, "ping", nil, nil); err != nil {
+		_, hint := explain(err)
+		add(finding{"connection", levelFail, err.Error(), hint})
+		return findings
+	}
+	add(finding{Name: "connection", Level: levelOK, Detail: fmt.Sprintf("answers in %s", time.Since(began).Round(time.Microsecond))})
+	add(a.checkVersion(c))
+	add(checkUnit(ctx))
+	var d struct {
+		Now      time.Time
+		Findings []finding
+	}
+	asked := time.Now()
+	err = c.Call(ctx, "hub.diagnose", nil, &d)
+	switch kind := client.KindOf(err); {
+	case err == nil:
+		add(checkSkew(d.Now, asked, time.Now()))
+		findings = append(findings, d.Findings...)
+	case kind == client.KindPermission || kind == client.KindUnauthenticated:
+		add(finding{"permission", levelWarn, "this user may not ask the hub about itself (scope admin)",
+			"run it as the user of the hub or as root, or with a token that has the scope"})
+	default:
+		add(finding{"hub", levelFail, err.Error(), "look into the hub's log: journalctl -u hubd"})
+	}
+	return findings
+}
+
+// checkSocket looks at the file before anybody connects to it.
+func checkSocket(path string) finding {
+	st, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err := os.Stat(filepath.Dir(path)); errors.Is(err, fs.ErrPermission) {
+			return finding{"socket", levelFail, "the folder of " + path + " is closed to this user", permissionFix}
+		}
+		return finding{"socket", levelFail, path + " does not exist", `start the hub: "hubd", or "systemctl start hubd.socket"`}
+	case errors.Is(err, fs.ErrPermission):
+		return finding{"socket", levelFail, path + " cannot be looked at by this user", permissionFix}
+	case err != nil:
+		return finding{"socket", levelFail, err.Error(), ""}
+	case st.Mode().Type() != fs.ModeSocket:
+		return finding{"socket", levelFail, path + " is no socket", "name another one with --socket, or move the file away"}
+	}
+	nc, err := net.DialTimeout("unix", path, 2*time.Second)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return finding{"socket", levelFail, "nobody listens at " + path, "the hub that made it has ended: start it again"}
+	case errors.Is(err, fs.ErrPermission):
+		return finding{"socket", levelFail, fmt.Sprintf("%s may not be written to by this user (mode %04o)", path, st.Mode().Perm()), permissionFix}
+	case err != nil:
+		return finding{"socket", levelFail, err.Error(), ""}
+	}
+	nc.Close()
+	if st.Mode().Perm()&0o002 != 0 {
+		return finding{"socket", levelWarn, fmt.Sprintf("every user of the machine may connect (mode %04o)", st.Mode().Perm()),
+			"take a group instead: --listen 'unix://" + path + "?mode=0660&group=hubd'"}
+	}
+	return finding{Name: "socket", Level: levelOK, Detail: fmt.Sprintf("mode %04o", st.Mode().Perm())}
+}
+
+const permissionFix = "sudo usermod -aG hubd $USER, then log in again"
+
+// checkVersion compares this program with the hub.
+func (a *app) checkVersion(c *client.Client) finding {
+	software := oneLine(c.Server().Software)
+	_, hub, _ := strings.Cut(software, "/")
+	mine := versionText()
+	if hub == "" || mine == hub || strings.Contains(hub, "devel") || strings.Contains(mine, "devel") || strings.Contains(mine, "-0.") {
+		return finding{Name: "version", Level: levelOK, Detail: fmt.Sprintf("hubctl %s, %s", mine, software)}
+	}
+	return finding{"version", levelWarn, fmt.Sprintf("hubctl %s, %s", mine, software), "take both from one release; after an update restart the hub"}
+}
+
+// checkSkew compares the clocks. The hub looked at its own between asked and answered.
+func checkSkew(hub, asked, answered time.Time) finding {
+	skew := time.Duration(0)
+	switch {
+	case hub.IsZero():
+		return finding{"clocks", levelWarn, "the hub did not tell its time", ""}
+	case hub.Before(asked):
+		skew = asked.Sub(hub)
+	case hub.After(answered):
+		skew = hub.Sub(answered)
+	}
+	if skew > clockSkew {
+		return finding{"clocks", levelWarn, fmt.Sprintf("the hub's clock is %s off", skew.Round(time.Second)), "timedatectl set-ntp true, on both machines"}
+	}
+	return finding{Name: "clocks", Level: levelOK, Detail: "agree"}
+}
+
+// checkUnit asks systemd, where it runs, for the state of the units.
+func checkUnit(ctx context.Context) finding {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if _, err := os.Stat("/run/systemd/system"); err != nil {
+		return finding{Name: "unit", Level: levelOK, Detail: "systemd does not run here"}
+	}
+	scope := []string{"--system"}
+	if os.Geteuid() != 0 {
+		if exec.CommandContext(ctx, "systemctl", "--user", "cat", "hubd.service").Run() == nil {
+			scope = []string{"--user"}
+		}
+	}
+	show := func(unit, property string) string {
+		out, err := exec.CommandContext(ctx, "systemctl", append(scope, "show", "--value", "-p", property, unit)...).Output()
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSpace(string(out))
+	}
+	if load := show("hubd.service", "LoadState"); load != "loaded" {
+		return finding{Name: "unit", Level: levelOK, Detail: "hubd.service is not installed"}
+	}
+	state := show("hubd.service", "ActiveState")
+	detail := fmt.Sprintf("hubd.service is %s, hubd.socket is %s", state, show("hubd.socket", "ActiveState"))
+	switch {
+	case state == "failed":
+		return finding{"unit", levelFail, detail, "journalctl " + scope[0] + " -u hubd -e says why; then systemctl " + scope[0] + " restart hubd"}
+	case show("hubd.service", "NRestarts") > "2":
+		return finding{"unit", levelWarn, detail + ", restarted " + show("hubd.service", "NRestarts") + " times", "journalctl " + scope[0] + " -u hubd -e says why"}
+	}
+	return finding{Name: "unit", Level: levelOK, Detail: detail}
+}
+
+// findingsText has one line per finding, and one for what to do.
+func (a *app) findingsText(findings []finding) []byte {
+	marks := map[string]string{levelOK: "ok", levelWarn: "warn", levelFail: "FAIL"}
+	colours := map[string]string{levelOK: "\x1b[32m", levelWarn: "\x1b[33m", levelFail: "\x1b[31;1m"}
+	width := 0
+	for _, f := range findings {
+		width = max(width, len(oneLine(f.Name)))
+	}
+	var dst []byte
+	bad := 0
+	for _, f := range findings {
+		mark := fmt.Sprintf("%-4s", marks[f.Level])
+		if a.coloured() {
+			mark = colours[f.Level] + mark + "\x1b[0m"
+		}
+		dst = fmt.Appendf(dst, "%s  %-*s  %s\n", mark, width, oneLine(f.Name), oneLine(f.Detail))
+		if f.Level != levelOK {
+			bad++
+			if f.Fix != "" {
+				dst = fmt.Appendf(dst, "      %-*s  fix: %s\n", width, "", oneLine(f.Fix))
+			}
+		}
+	}
+	if bad == 0 {
+		dst = append(dst, "nothing is wrong\n"...)
+	}
+	return dst
+}
