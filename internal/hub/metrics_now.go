@@ -12,10 +12,14 @@ type present struct {
 	hub                                           *hub
 	inFlight, connections, outbox, sessions, kept *prometheus.Desc
 	entries                                       *prometheus.Desc
+	methods, changes                              *prometheus.Desc
 }
 
 // collectPresent registers the gauges that are read from h.
 func (m *metrics) collectPresent(h *hub) {
+	m.collectStore(h)
+	const changes, changesHelp = "hubd_method_table_changes_total", "Changes of the method table, as providers come and go."
+	m.describe(changes, "counter", changesHelp, nil)
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		m.describe(name, "gauge", help, labels)
 		return prometheus.NewDesc(name, help, labels, nil)
@@ -26,6 +30,8 @@ func (m *metrics) collectPresent(h *hub) {
 		connections: desc("hubd_connections", "Open connections; protocol is none until the first bytes tell.", "protocol", "transport"),
 		outbox:      desc("hubd_outbox_bytes", "Bytes that wait to be taken by peers."),
 		sessions:    desc("hubd_sessions", "Open sessions."),
+		methods:     desc("hubd_methods", "Methods that can be called, by who offers them: the hub itself or a provider.", "from"),
+		changes:     prometheus.NewDesc(changes, changesHelp, nil, nil),
 		kept:        desc("hubd_session_memory_bytes", "Bytes of the events that sessions keep for replay and for followers that lag."),
 		entries:     desc("hubd_capnweb_entries", "What Cap'n Web sessions have in their tables, without their main objects.", "table"),
 	})
@@ -39,6 +45,8 @@ func (p *present) Describe(ch chan<- *prometheus.Desc) {
 	ch <- p.sessions
 	ch <- p.kept
 	ch <- p.entries
+	ch <- p.methods
+	ch <- p.changes
 }
 
 // Collect counts.
@@ -87,4 +95,15 @@ func (p *present) Collect(ch chan<- prometheus.Metric) {
 	exports, imports := p.hub.capnweb.Entries()
 	gauge(p.entries, exports, "exports")
 	gauge(p.entries, imports, "imports")
+	own, provided := 0, 0
+	for _, m := range p.hub.table.Methods() {
+		if m.Provider == "" {
+			own++
+		} else {
+			provided++
+		}
+	}
+	gauge(p.methods, own, "hub")
+	gauge(p.methods, provided, "provider")
+	ch <- prometheus.MustNewConstMetric(p.changes, prometheus.CounterValue, float64(p.hub.table.Version()))
 }

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/statesvc"
 )
 
 var update = flag.Bool("update", false, "write docs/metrics.md")
@@ -29,6 +30,9 @@ func demoHub(t *testing.T) *hub {
 		t.Fatal(err)
 	}
 	h := newHub(o)
+	h.store = statesvc.OpenMemory(statesvc.Options{})
+	t.Cleanup(func() { h.store.Close() })
+	h.service = statesvc.NewService(h.store, statesvc.ServiceOptions{})
 	h.table.MustAdd(h.builtins()...)
 	h.table.MustAdd(h.demoMethods()...)
 	return h
