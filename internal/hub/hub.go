@@ -27,6 +27,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hubd-dev/hubd/internal/filesvc"
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/capnweb"
 	"github.com/hubd-dev/hubd/internal/rpc/kkrpc"
@@ -58,6 +59,7 @@ type hub struct {
 	kkrpc     *kkrpc.Server
 	krpc      *krpc.Server
 	spool     *krpc.Spool
+	files     *filesvc.Service // nil when there is no folder for it
 	snek      *snekrpc.Server
 	sessions  *session.Registry
 	web       *web

@@ -88,6 +88,9 @@ func start(o Options) (_ *hub, err error) {
 	if err := h.table.Add(h.tokenMethods()...); err != nil {
 		return nil, err
 	}
+	if err := h.openFiles(); err != nil {
+		return nil, err
+	}
 	h.table.Describe("session", session.ServiceDoc)
 	if err := h.table.Add(h.sessions.Methods()...); err != nil {
 		return nil, err
@@ -174,9 +177,6 @@ func agentID() string {
 
 // notYet says which options are taken, but have no effect yet.
 func (h *hub) notYet() {
-	if h.opts.FileRoot != "" {
-		h.log.Warn("the file service is not part of this version: file.root has no effect", zap.String("root", h.opts.FileRoot))
-	}
 	if len(h.opts.Remotes) > 0 {
 		h.log.Warn("remote services are not part of this version: remote has no effect", zap.Int("remotes", len(h.opts.Remotes)))
 	}
@@ -324,6 +324,7 @@ func (h *hub) close() {
 	if h.sessionLock != nil {
 		h.sessionLock.Close()
 	}
+	h.closeFiles()
 	h.closeStore()
 	if h.state != nil {
 		h.state.Close()

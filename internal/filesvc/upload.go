@@ -1,0 +1,80 @@
+package filesvc
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"hash"
+	"path"
+	"strings"
+	"syscall"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+)
+
+func (s *Service) upload(ctx context.Context, in struct {
+	Src     *rpc.Reader `rpc:"src" doc:"the content"`
+	DstPath string      `rpc:"dst_path" doc:"the file; what is there is replaced"`
+	SHA256  *string     `rpc:"sha256,unlisted" doc:"what the content must have as its SHA-256"`
+	Size    *int64      `rpc:"size,unlisted" doc:"how many bytes the content must have"`
+}) (string, error) {
+	dst, err := s.resolve(in.DstPath, true)
+	if err != nil {
+		return "", err
+	}
+	if dst == "." || strings.HasSuffix(in.DstPath, "/") {
+		return "", failed(syscall.EISDIR, in.DstPath)
+	}
+	if in.Size != nil && *in.Size > s.maxUpload {
+		return "", s.tooLarge()
+	}
+	dir, name := path.Split(dst)
+	t, err := s.create(path.Clean("./" + dir))
+	if err != nil {
+		return "", failed(err, in.DstPath)
+	}
+	defer t.close()
+	if err := t.keepMode(name); err != nil { // before anything is sent in vain
+		return "", failed(err, in.DstPath)
+	}
+	var sum hash.Hash
+	if in.SHA256 != nil {
+		sum = sha256.New()
+	}
+	var size int64
+	for v, err := range in.Src.All(ctx) {
+		if err != nil {
+			return "", err
+		}
+		data, err := v.AsBytes()
+		if err != nil {
+			return "", rpc.Errorf(rpc.CodeInvalidParams, "stream item: %v", err)
+		}
+		if size += int64(len(data)); size > s.maxUpload {
+			return "", s.tooLarge()
+		}
+		if _, err := t.f.Write(data); err != nil {
+			return "", failed(err, in.DstPath)
+		}
+		if sum != nil {
+			sum.Write(data)
+		}
+	}
+	if in.Size != nil && size != *in.Size {
+		return "", rpc.HandlerError("ValueError", "the content does not have the size that was announced")
+	}
+	if sum != nil && !strings.EqualFold(hex.EncodeToString(sum.Sum(nil)), *in.SHA256) {
+		return "", rpc.HandlerError("ValueError", "the content does not have the SHA-256 that was announced")
+	}
+	if err := ctx.Err(); err != nil { // cancelled while the last item was written
+		return "", err
+	}
+	if err := t.commit(name); err != nil {
+		return "", failed(err, in.DstPath)
+	}
+	return dst, nil
+}
+
+func (s *Service) tooLarge() error {
+	return rpc.Errorf(rpc.CodeTooLarge, "a file may have at most %d bytes", s.maxUpload)
+}
