@@ -173,6 +173,7 @@ var configKeys = []configKey{
 	liveKey(list("http.hosts", "HOST", "further Host that TCP listeners answer to; repeatable", func(o *Options) *[]string { return &o.Hosts })),
 	liveKey(list("http.origins", "ORIGIN", "web origin whose pages may call, such as https://example.com; repeatable",
 		func(o *Options) *[]string { return &o.Origins })),
+	text("web.root", "DIR", "folder whose files anybody who reaches the hub may read at /web/, for pages that call it", func(o *Options) *string { return &o.WebRoot }),
 	toggle("http.query_token", "accept tokens as ?token= in addresses", func(o *Options) *bool { return &o.QueryToken }),
 
 	number("frame", "bytes of one frame or line", func(l *Limits) *int { return &l.Frame }),

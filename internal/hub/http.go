@@ -23,6 +23,7 @@ type web struct {
 	conns  *handoff
 	routes map[string]http.Handler
 	debug  http.Handler // of paths below /debug/
+	files  http.Handler // of paths below /web/; nil without a folder
 	other  http.Handler // paths that no route claims: see otherPaths; nil for 404
 }
 
@@ -46,6 +47,9 @@ func newWeb(h *hub) *web {
 	}
 	w.other = h.newOtherPaths()
 	w.debug = h.debugPages()
+	if h.opts.WebRoot != "" {
+		w.files = only(webFiles(h.opts.WebRoot), http.MethodGet, http.MethodHead)
+	}
 	limits := h.opts.Limits
 	w.server = &http.Server{
 		Handler:           h.guard(http.HandlerFunc(w.route)),
@@ -79,6 +83,14 @@ func (w *web) route(rw http.ResponseWriter, r *http.Request) {
 	}
 	if strings.HasPrefix(r.URL.Path, "/debug/") {
 		w.debug.ServeHTTP(rw, r)
+		return
+	}
+	if w.files != nil && strings.HasPrefix(r.URL.Path, webPath) {
+		w.files.ServeHTTP(rw, r)
+		return
+	}
+	if r.URL.Path == "/" && wantsPage(r) {
+		servePage(rw, r)
 		return
 	}
 	if w.other != nil {

@@ -37,6 +37,9 @@ type Options struct {
 	KrpcHook string
 	// FileRoot is the folder that the file service is confined to.
 	FileRoot string
+	// WebRoot is a folder whose files are served at /web/, for pages that call
+	// the hub; "" for none.
+	WebRoot string
 	// Remotes names far services: ALIAS=URL#SERVICE.
 	Remotes []string
 	// PresenceDir is where presence files are written; "" for nowhere.
@@ -273,6 +276,9 @@ func (o Options) Validate() error {
 	}
 	if o.FileRoot != "" {
 		add(checkFolder("file root", o.FileRoot))
+	}
+	if o.WebRoot != "" {
+		add(checkFolder("web root", o.WebRoot))
 	}
 	aliases := map[string]bool{}
 	for _, r := range o.Remotes {
