@@ -19,6 +19,9 @@ var binDir string
 var raceBuilt = os.Getenv("HUBD_TEST_RACE") != ""
 
 func TestMain(m *testing.M) {
+	if os.Getenv(programEnv) == "fullscreen" {
+		os.Exit(fullScreen())
+	}
 	os.Exit(run(m))
 }
 

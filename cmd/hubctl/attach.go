@@ -149,6 +149,7 @@ func (t *attaching) run(ctx context.Context) error {
 	}
 	defer t.app.leave()
 	t.screen = newScreen(ctx, t.app.out, t.lineWriter(t.app.err, t.app.errTTY), t.app.outTTY)
+	t.screen.width = t.width
 	t.prompts = &promptList{t: t, client: c, ctx: ctx, keys: t.interactive && t.raw, mine: map[string]bool{}}
 	events := &eventPrinter{
 		w: t.lineWriter(t.app.out, t.app.outTTY), screen: t.screen, prompts: t.prompts,
@@ -237,6 +238,16 @@ func (t *attaching) clientName() string {
 		user = "hubctl"
 	}
 	return user + "-" + strconv.Itoa(os.Getpid())
+}
+
+// width returns the columns of the terminal.
+func (t *attaching) width() int {
+	if out, ok := t.app.out.(*os.File); ok {
+		if cols, _, err := term.GetSize(int(out.Fd())); err == nil && cols > 0 {
+			return cols
+		}
+	}
+	return 80
 }
 
 // bell says that a key means nothing here.

@@ -75,7 +75,7 @@ func (l *promptList) show(p openPrompt) {
 	for _, k := range promptKeys {
 		parts = append(parts, fmt.Sprintf("[%c]%s", k.key, k.phrase[1:]))
 	}
-	fmt.Fprintf(l.t.screen.err, "  allow? %s [Esc]later\n", strings.Join(parts, " "))
+	l.t.screen.plain("  allow? " + strings.Join(parts, " ") + " [Esc]later")
 }
 
 // resolved says how a prompt ended and shows the next one.

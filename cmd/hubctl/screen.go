@@ -17,7 +17,8 @@ type screen struct {
 	over  bool     // nothing is held any more
 	later []string // talk
 	modes termModes
-	tty   bool // out is a terminal, whose modes are followed
+	tty   bool       // out is a terminal, whose modes are followed
+	width func() int // of that terminal
 
 	out, err io.Writer
 }
@@ -66,8 +67,19 @@ func (s *screen) notice(format string, args ...any) {
 	s.talk(text)
 }
 
-func (s *screen) talk(text string) {
-	fmt.Fprintf(s.err, "hubctl: %s\n", text)
+// talk writes a line of talk: in the bottom row while a full-screen program has
+// the terminal, until that draws there again.
+func (s *screen) talk(text string) { s.plain("hubctl: " + text) }
+
+func (s *screen) plain(text string) {
+	if s.held || !s.modes.fullScreen() {
+		fmt.Fprintln(s.err, text)
+		return
+	}
+	if line := []rune(text); s.width != nil && len(line) > s.width() {
+		text = string(line[:s.width()])
+	}
+	fmt.Fprintf(s.out, "\x1b7\x1b[999;1H\x1b[0;7m%s\x1b[0m\x1b[K\x1b8", text)
 }
 
 // hold takes the screen for the caller, out of the hands of a full-screen

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"strconv"
+	"time"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
@@ -20,7 +21,7 @@ const (
 type itemKind uint8
 
 const (
-	typed       itemKind = iota // for an owner that is there
+	typed       itemKind = iota // for an owner that is there, or comes back at once
 	sizeItem                    // only the latest counts
 	answerItem                  // waits for the owner to come back
 	messageItem                 // stays in the inbox
@@ -30,7 +31,15 @@ const (
 type inputItem struct {
 	value rpc.Value
 	kind  itemKind
+	at    time.Time // of typed items
 }
+
+// typedKeeps is how long what was typed waits for an owner that is away. It
+// bridges a reconnection; no program gets what was typed minutes before.
+const typedKeeps = 10 * time.Second
+
+// stale reports whether an item that waited has lost its meaning.
+func (i inputItem) stale() bool { return i.kind == typed && time.Since(i.at) > typedKeeps }
 
 func (i inputItem) cost() int {
 	raw, _ := i.value.Raw()
@@ -115,18 +124,6 @@ func (l *inputLine) deliverLocked(i inputItem, keep bool) {
 	}
 }
 
-// ownerGoneLocked drops what only an owner that is there can use: what was
-// typed for a program must not reach it minutes later.
-func (l *inputLine) ownerGoneLocked() {
-	var kept inputQueue
-	for _, i := range l.backlog.items {
-		if i.kind == answerItem {
-			kept.add(i)
-		}
-	}
-	l.backlog = kept
-}
-
 // keepOnlyLocked ends the readers of other connections and returns them.
 func (l *inputLine) keepOnlyLocked(owner *rpc.Link) (ended []*Inputs) {
 	var kept []*Inputs
@@ -183,12 +180,12 @@ func (s *Session) Input(clientID string, text rpc.Value) error {
 	case s.closed:
 		s.mu.Unlock()
 		return errClosed
-	case s.input.full(len(body) + 64):
+	case s.owner != nil && s.input.full(len(body)+64):
 		s.mu.Unlock()
 		return rpc.Errorf(rpc.CodeOverloaded, "the program behind session %s does not take its input", s.name)
 	}
 	e, _ := s.appendLocked(&d)
-	s.input.deliverLocked(inputItem{value: item, kind: typed}, s.owner != nil)
+	s.input.deliverLocked(inputItem{value: item, kind: typed, at: time.Now()}, s.owner != nil || s.linger != nil)
 	s.mu.Unlock()
 	s.registry.opts.Observer.Published(s, len(e.JSON))
 	s.registry.opts.Observer.Input(s)
@@ -237,7 +234,9 @@ func (s *Session) Inputs(link *rpc.Link) (*Inputs, error) {
 		in.queue.add(sizeOf(s.input.cols, s.input.rows))
 	}
 	for _, i := range s.input.backlog.items {
-		in.queue.add(i)
+		if s.owner != nil && s.owner.since.Before(i.at) || !i.stale() {
+			in.queue.add(i)
+		}
 	}
 	s.input.backlog = inputQueue{}
 	for _, m := range s.inbox.takeLocked() {
@@ -295,7 +294,7 @@ func (in *Inputs) Close() {
 			switch {
 			case i.kind == messageItem:
 				s.inbox.keepLocked(i.value)
-			case i.kind == answerItem || i.kind == typed && s.owner != nil:
+			case i.kind == answerItem || i.kind == typed && (s.owner != nil || s.linger != nil):
 				s.input.backlog.add(i)
 			}
 		}

@@ -257,6 +257,48 @@ func TestInputReachesTheOwner(t *testing.T) {
 	})
 }
 
+// What is typed while the owner is away reaches it when it is back soon.
+func TestInputWaitsForAnOwnerThatComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(Options{})
+		for _, c := range []struct {
+			away time.Duration
+			want []string
+		}{
+			{typedKeeps / 2, []string{`{"type":"input","text":"ls","client_id":"ada"}`}},
+			{2 * typedKeeps, nil},
+		} {
+			link := rpc.NewLink(nil)
+			s, err := r.Open("work", OpenOptions{Owner: link})
+			must(t, err)
+			closeLink(link)
+			must(t, s.Input("ada", rpc.String("ls")))
+			time.Sleep(c.away)
+			next := rpc.NewLink(nil)
+			_, err = r.Open("work", OpenOptions{Owner: next})
+			must(t, err)
+			in, err := s.Inputs(next)
+			must(t, err)
+			must(t, s.Input("ada", rpc.String("x")))
+			expectInput(t, in, append(c.want, `{"type":"input","text":"x","client_id":"ada"}`)...)
+			in.Close()
+			r.Close(s)
+		}
+
+		// One that never had an owner keeps nothing, and is never full.
+		s, err := r.Open("free", OpenOptions{Permanent: true})
+		must(t, err)
+		for range maxInputItems + 1 {
+			must(t, s.Input("ada", rpc.String("x")))
+		}
+		in, err := s.Inputs(nil)
+		must(t, err)
+		must(t, s.Input("ada", rpc.String("y")))
+		expectInput(t, in, `{"type":"input","text":"y","client_id":"ada"}`)
+		in.Close()
+	})
+}
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {

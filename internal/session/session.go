@@ -258,7 +258,6 @@ func (s *Session) leave(link *rpc.Link) {
 		return
 	}
 	s.owner = nil
-	s.input.ownerGoneLocked()
 	if !s.permanent {
 		s.waitForOwnerLocked()
 	}
