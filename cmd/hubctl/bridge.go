@@ -22,7 +22,7 @@ import (
 const bridgeQuiet = 5 * time.Second
 
 func newBridge(a *app) *cobra.Command {
-	protocol := ""
+	protocol, textErrors, streams := "", false, false
 	cmd := &cobra.Command{
 		Use:   "bridge",
 		Short: "Join stdin and stdout to the hub's socket",
@@ -31,16 +31,30 @@ child process and talk to its standard streams. Nothing else is written to
 stdout. When stdin ends, what is still on its way is awaited and the bridge exits.
 
 The hub detects the protocol from the first bytes. Kkrpc over lines looks like
-the native protocol, so --protocol kkrpc looks for a listener that speaks it.`,
+the native protocol, so with --protocol kkrpc each line becomes a message to the
+hub's WebSocket at /kkrpc and the reverse; what comes out is ASCII, and lines that
+are no JSON objects are left out.`,
 		Example: `  hubctl bridge
   hubctl bridge --protocol kkrpc
   echo '{"action":"ping"}' | hubctl bridge`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			addr, err := a.bridgeAddress(ctx, protocol)
-			if err != nil {
+			addr, err := a.bridgeAddress(protocol)
+			switch {
+			case err != nil:
 				return err
+			case protocol == "kkrpc":
+				query := url.Values{}
+				if textErrors {
+					query.Set("errors", "string")
+				}
+				if streams {
+					query.Set("streams", "1")
+				}
+				return a.bridgeKkrpc(ctx, query)
+			case textErrors || streams:
+				return usageError{"--text-errors and --streams are for --protocol kkrpc", ""}
 			}
 			opts, err := a.options()
 			if err != nil {
@@ -54,6 +68,8 @@ the native protocol, so --protocol kkrpc looks for a listener that speaks it.`,
 		},
 	}
 	cmd.Flags().StringVar(&protocol, "protocol", "", "the `protocol` that will be spoken: kollabor (native), kkrpc, krpc or snekrpc")
+	cmd.Flags().BoolVar(&textErrors, "text-errors", false, "kkrpc: errors as plain text, for clients of versions before 0.4")
+	cmd.Flags().BoolVar(&streams, "streams", false, "kkrpc: streamed results as streams, not as arrays")
 	cmd.RegisterFlagCompletionFunc("protocol", cobra.FixedCompletions(bridgeProtocols, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
@@ -61,7 +77,7 @@ the native protocol, so --protocol kkrpc looks for a listener that speaks it.`,
 var bridgeProtocols = []string{"kollabor", "kkrpc", "krpc", "snekrpc"}
 
 // bridgeAddress returns where that protocol is spoken without further ado.
-func (a *app) bridgeAddress(ctx context.Context, protocol string) (client.Address, error) {
+func (a *app) bridgeAddress(protocol string) (client.Address, error) {
 	switch {
 	case protocol == "" || protocol == "native":
 		return a.address()
@@ -69,26 +85,8 @@ func (a *app) bridgeAddress(ctx context.Context, protocol string) (client.Addres
 		return client.Address{}, usageError{"capnweb is spoken over WebSocket and HTTP only", "connect to /capnweb of a listener"}
 	case !slices.Contains(bridgeProtocols, protocol):
 		return client.Address{}, usageError{fmt.Sprintf("unknown protocol %q", protocol), "one of " + strings.Join(bridgeProtocols, ", ")}
-	case protocol != "kkrpc":
-		return a.address()
 	}
-	c, err := a.dial(ctx)
-	if err != nil {
-		return client.Address{}, err
-	}
-	var info struct{ Listeners []string }
-	if err := c.Call(ctx, "hub.info", nil, &info); err != nil {
-		return client.Address{}, err
-	}
-	for _, listener := range info.Listeners {
-		if u, err := url.Parse(listener); err == nil && u.Query().Get("protocols") == protocol {
-			return client.ParseAddress(listener)
-		}
-	}
-	return client.Address{}, hintedError{
-		fmt.Errorf("the hub has no listener for %s alone", protocol),
-		fmt.Sprintf("start it with another --listen unix:///PATH?protocols=%s", protocol),
-	}
+	return a.address()
 }
 
 // bridge copies both ways until the hub hangs up, or stdin has ended and

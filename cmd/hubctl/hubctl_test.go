@@ -201,7 +201,7 @@ func TestCommands(t *testing.T) {
 		{args: "attach demo --since -5", code: exitUsage},
 		{args: "attach demo -i --no-stdin", code: exitUsage},
 		{args: "bridge --protocol smtp", code: exitUsage},
-		{args: "bridge --protocol kkrpc", code: exitFailed, err: []string{"hint: start it with another --listen"}},
+		{args: "bridge --streams", code: exitUsage, err: []string{"--protocol kkrpc"}},
 		{args: "wait --timeout 5s", out: ""},
 		{args: "wait --timeout -5s", code: exitUsage},
 	}
@@ -347,6 +347,29 @@ func TestBridge(t *testing.T) {
 	}
 	// Nothing but what the hub says, and it ends with stdin.
 	if got := hubctl(t, socket, "", "bridge", "--protocol", "kollabor"); got != (result{}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// Kkrpc needs no listener of its own: lines become messages to /kkrpc. What
+// comes out is ASCII and nothing else, and the last answer is awaited.
+func TestBridgeKkrpc(t *testing.T) {
+	socket := startHub(t)
+	long := strings.Repeat("ü", 100000)
+	got := hubctl(t, socket, "a program's own output\n"+
+		`{"id":"s","method":"demo.sleep","args":[0.2],"type":"request","version":"json"}`+"\n"+
+		`{"t":"q","id":"c","op":"call","p":["echo"],"a":["`+long+`"]}`+"\r\n\n"+
+		`{"id":"1","method":"nope","args":[],"type":"request"}`, "bridge", "--protocol", "kkrpc", "--text-errors")
+	want := `{"t":"r","id":"c","v":"` + strings.Repeat(`\u00fc`, 100000) + `"}` + "\n" +
+		`{"id":"1","method":"","args":{"error":"Method nope is not a function"},"type":"response","version":"json"}` + "\n" +
+		`{"id":"s","method":"","args":{"result":0.2},"type":"response","version":"json"}` + "\n"
+	if got.code != exitOK || got.err != "" || got.out != want {
+		t.Errorf("code %d, stderr %q, stdout %.600q", got.code, got.err, got.out)
+	}
+	if got := hubctl(t, socket, "", "bridge", "--protocol", "kkrpc"); got != (result{}) {
+		t.Errorf("%+v", got)
+	}
+	if got := hubctl(t, socket, "__DESTROY__", "bridge", "--protocol", "kkrpc"); got != (result{}) {
 		t.Errorf("%+v", got)
 	}
 }
