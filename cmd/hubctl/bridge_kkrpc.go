@@ -44,13 +44,13 @@ func (a *app) bridgeKkrpc(ctx context.Context, query url.Values) error {
 		return unreachable{addr, errors.Join(&client.Error{Kind: client.KindDisconnected, Retry: client.RetrySafe}, err)}
 	}
 	b := &kkrpcBridge{conn: conn, out: a.out, pending: make(map[string]struct{})}
-	stop := context.AfterFunc(ctx, func() { conn.Conn.Close() })
+	stop := context.AfterFunc(ctx, conn.Cut)
 	defer stop()
 	broken := make(chan error, 1)
 	go func() { // ends with stdin, or with the program
 		if err := b.input(ctx, a.in); err != nil {
 			broken <- err
-			conn.Conn.Close()
+			conn.Cut()
 		}
 	}()
 	err = b.output()
@@ -190,7 +190,7 @@ func (b *kkrpcBridge) end() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.ended = true
-	b.quiet = time.AfterFunc(bridgeQuiet, func() { b.conn.Conn.Close() })
+	b.quiet = time.AfterFunc(bridgeQuiet, b.conn.Cut)
 	b.settleLocked()
 }
 

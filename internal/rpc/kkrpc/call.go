@@ -16,7 +16,8 @@ type call struct {
 	text     bool      // errors go as text
 	property []string  // what is read; nothing there is an error in the classic dialect
 	readers  []*rpc.Reader
-	gone     bool // leave was called; for the goroutine that concludes
+	gone     bool    // leave was called; guarded by Session.mu
+	after    []*call // reads of properties that wait for this write; guarded by Session.mu
 }
 
 // refusal is the Target of a request that names nothing that could run.
@@ -45,7 +46,54 @@ func (s *Session) request(b *rpc.Batch, m *message) {
 	s.mu.Lock()
 	s.running++
 	s.mu.Unlock()
-	s.link.Start(b, s.target(k, m), &k.Call)
+	t := s.target(k, m)
+	switch m.kind {
+	case isGet:
+		if s.waits(k, t) {
+			return
+		}
+		s.link.Start(b, t, &k.Call)
+	case isSet:
+		s.link.Start(b, t, &k.Call)
+		s.mu.Lock()
+		if !k.gone {
+			s.lastSet = k
+		}
+		s.mu.Unlock()
+	default:
+		s.link.Start(b, t, &k.Call)
+	}
+}
+
+// waits makes the read of a property wait for the latest write of the same peer
+// that is not on disk yet. JavaScript assigns a property without waiting, and
+// compact peers have no other way: what they read next must be what they wrote.
+// Writes of one connection take effect in their order, so that the latest is
+// enough.
+func (s *Session) waits(k *call, t rpc.Target) bool {
+	if s.api == nil || s.api.Properties == nil || t != rpc.Target(s.api.Properties.Get) {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lastSet == nil || s.held+len(s.lastSet.after) >= s.limits.MaxEntries {
+		return false
+	}
+	k.Own()
+	s.lastSet.after = append(s.lastSet.after, k)
+	return true
+}
+
+// next starts what has waited for k, whose answer is sent.
+func (k *call) next(b *rpc.Batch) {
+	s := k.s
+	s.mu.Lock()
+	after := k.after
+	k.after = nil
+	s.mu.Unlock()
+	for _, get := range after {
+		s.link.Start(b, s.api.Properties.Get, &get.Call)
+	}
 }
 
 // target finds what a request is for and reads its arguments.
@@ -206,16 +254,20 @@ func (k *call) Own() { k.id = k.id.Own() }
 // leave does what comes with the answer, before it is sent: callbacks that
 // nobody has kept are released.
 func (k *call) leave() {
+	k.s.mu.Lock()
 	if k.gone {
+		k.s.mu.Unlock()
 		return
 	}
 	k.gone = true
+	k.s.running--
+	if k.s.lastSet == k {
+		k.s.lastSet = nil
+	}
+	k.s.mu.Unlock()
 	for _, r := range k.readers {
 		r.Close(nil)
 	}
-	k.s.mu.Lock()
-	k.s.running--
-	k.s.mu.Unlock()
 	refs := k.Refs
 	k.Refs = nil
 	for _, r := range refs {
@@ -254,12 +306,14 @@ func (k *call) Result(b *rpc.Batch, c *rpc.Call, v rpc.Value) {
 		c.Undeliverable(e)
 		k.fail(b, e)
 	}
+	k.next(b)
 }
 
 // Error sends the error.
 func (k *call) Error(b *rpc.Batch, _ *rpc.Call, e *rpc.Error) {
 	k.leave()
 	k.fail(b, e)
+	k.next(b)
 }
 
 func (k *call) fail(b *rpc.Batch, e *rpc.Error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
@@ -34,44 +35,52 @@ func putScratch(p *[]byte, used []byte) {
 // appendValue appends a result or an argument. An undefined value is the
 // caller's business.
 func appendValue(dst []byte, d Dialect, v rpc.Value, f rpc.Form) ([]byte, error) {
-	if _, raw := v.Raw(); !raw && d == Classic {
-		if tree := v.Tree(); hasBytes(tree) {
-			v = rpc.TreeValue(classicBytes(tree))
+	if _, raw := v.Raw(); !raw {
+		if tree := v.Tree(); hasForm(tree) {
+			v = rpc.TreeValue(formed(d, tree))
 		}
 	}
 	return v.AppendJSON(dst, f)
 }
 
-// hasBytes reports whether bytes stand somewhere in a tree.
-func hasBytes(x any) bool {
+// hasForm reports whether something stands in a tree that JavaScript writes in
+// a form of its own: bytes or a date.
+func hasForm(x any) bool {
 	switch x := x.(type) {
-	case rpc.Bytes:
+	case rpc.Bytes, time.Time:
 		return true
 	case []any:
 		for _, e := range x {
-			if hasBytes(e) {
+			if hasForm(e) {
 				return true
 			}
 		}
 	case *rpc.Map:
 		for _, it := range x.Items {
-			if hasBytes(it.Value) {
+			if hasForm(it.Value) {
 				return true
 			}
 		}
 	case rpc.Value:
 		if _, raw := x.Raw(); !raw && !x.IsUndefined() {
-			return hasBytes(x.Tree())
+			return hasForm(x.Tree())
 		}
 	}
 	return false
 }
 
-// classicBytes returns a tree in which bytes have the form that classic
-// JavaScript peers turn back into a Uint8Array.
-func classicBytes(x any) any {
+// formed returns a tree in which dates are written as JavaScript writes them,
+// and bytes such that classic JavaScript peers turn them back into a Uint8Array.
+func formed(d Dialect, x any) any {
 	switch x := x.(type) {
+	case time.Time:
+		if x.Nanosecond()%1e6 == 0 {
+			return x.Format("2006-01-02T15:04:05.000Z07:00")
+		}
 	case rpc.Bytes:
+		if d == Compact {
+			return x
+		}
 		out := append(make([]byte, 0, 34+4*len(x.Data)), `{"type":"Uint8Array","data":[`...)
 		for i, c := range x.Data {
 			if i > 0 {
@@ -84,18 +93,18 @@ func classicBytes(x any) any {
 	case []any:
 		out := make([]any, len(x))
 		for i, e := range x {
-			out[i] = classicBytes(e)
+			out[i] = formed(d, e)
 		}
 		return out
 	case *rpc.Map:
 		out := &rpc.Map{Items: make([]rpc.Item, len(x.Items))}
 		for i, it := range x.Items {
-			out.Items[i] = rpc.Item{Key: it.Key, Value: classicBytes(it.Value)}
+			out.Items[i] = rpc.Item{Key: it.Key, Value: formed(d, it.Value)}
 		}
 		return out
 	case rpc.Value:
 		if _, raw := x.Raw(); !raw && !x.IsUndefined() {
-			return classicBytes(x.Tree())
+			return formed(d, x.Tree())
 		}
 	}
 	return x

@@ -192,7 +192,7 @@ func (sv *Server) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		sv.mu.Lock()
 		for sock := range sv.sessions {
-			_ = sock.Conn.Conn.Close()
+			sock.Cut()
 		}
 		sv.mu.Unlock()
 		return errors.New("sessions were cut off: " + context.Cause(ctx).Error())

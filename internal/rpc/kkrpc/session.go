@@ -91,6 +91,7 @@ type Session struct {
 	pending   map[string]*outCall   // calls of ours that the peer has not answered
 	sources   map[string]*outStream // streams that we send
 	sinks     map[string]*inStream  // streams that the peer sends
+	lastSet   *call                 // the latest write of a property that is not on disk yet
 	ended     *rpc.Error
 }
 

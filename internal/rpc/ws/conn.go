@@ -180,6 +180,21 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// Close is for the library, which calls it as soon as it has answered a close
+// frame: the answer may still wait behind other frames. End closes.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	open := c.out != nil
+	c.mu.Unlock()
+	if open {
+		return nil
+	}
+	return c.Conn.Close()
+}
+
+// Cut closes the connection at once.
+func (c *Conn) Cut() { _ = c.Conn.Close() }
+
 // appendFrame appends one unfragmented frame.
 func appendFrame(dst []byte, op byte, payload []byte, mask bool) []byte {
 	var bit byte
