@@ -29,7 +29,7 @@ type kkrpcBridge struct {
 	mu      sync.Mutex
 	pending map[string]struct{} // requests from stdin that were not answered
 	ended   bool                // stdin
-	quiet   *time.Timer         // ends the bridge when nothing comes any more; nil before stdin has ended
+	quiet   *time.Timer         // ends the bridge when no answer comes any more; nil before stdin has ended
 }
 
 // bridgeKkrpc runs until stdin has ended and what was asked is answered, or the
@@ -147,10 +147,10 @@ func (b *kkrpcBridge) note(msg []byte, in bool) {
 	switch {
 	case in && request:
 		b.pending[id] = struct{}{}
-	case !in && response:
+	case !in && response: // callbacks and streams are for a client that is there
 		delete(b.pending, id)
+		b.settleLocked()
 	}
-	b.settleLocked()
 }
 
 // kkrpcKind says whether a message of either dialect is a request or a response.
