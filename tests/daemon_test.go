@@ -77,12 +77,19 @@ func shortDir(t *testing.T) string {
 }
 
 // cleanEnv is an environment in which nothing of the user's own hubd is found.
+// What a test has set for tracing is passed on.
 func cleanEnv(dir string) []string {
-	return []string{
+	env := []string{
 		"PATH=" + binDir + string(os.PathListSeparator) + os.Getenv("PATH"),
 		"HOME=" + dir, "XDG_RUNTIME_DIR=" + dir, "XDG_STATE_HOME=" + dir, "XDG_CONFIG_HOME=" + dir, "TMPDIR=" + dir,
 		"GORACE=halt_on_error=1 exitcode=66",
 	}
+	for _, v := range []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_BSP_SCHEDULE_DELAY"} {
+		if value := os.Getenv(v); value != "" {
+			env = append(env, v+"="+value)
+		}
+	}
+	return env
 }
 
 func (d *daemon) waitReady() {

@@ -71,6 +71,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if o.Demo || term.IsTerminal(int(os.Stdout.Fd())) {
 		o.Ready = func(i hub.Info) { greet(stdout, i, o.Demo) }
 	}
+	tracer, flush, err := tracing(context.Background())
+	if err != nil {
+		return fail(stderr, err)
+	}
+	defer flush()
+	o.Tracer = tracer
 	// Under a memory limit the collector works harder from 80 % of it on.
 	// Where no limit can be found out, the default stays.
 	_, _ = memlimit.Set(memlimit.WithRatio(0.8))

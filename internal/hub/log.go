@@ -71,6 +71,9 @@ func (o callObserver) Done(c *rpc.Call, err *rpc.Error, took time.Duration) {
 	if err != nil {
 		o.h.audit.denied(c, err)
 	}
+	if o.h.opts.Tracer != nil {
+		o.h.span(c, err, took)
+	}
 	if o.h.monitors.any.Load() {
 		o.h.monitors.call(c, err, took)
 	}
@@ -123,7 +126,7 @@ func callFields(c *rpc.Call, err *rpc.Error, more ...zap.Field) []zap.Field {
 		// Not its message: a handler may quote its parameters there.
 		fields = append(fields, zap.String("code", string(err.Code)))
 	}
-	if id := traceID(c.Trace.Parent); id != "" {
+	if id := c.Trace.TraceID(); id != "" {
 		fields = append(fields, zap.String("trace_id", id))
 	}
 	return append(fields, more...)

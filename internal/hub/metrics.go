@@ -4,7 +4,6 @@ import (
 	"errors"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -252,7 +251,7 @@ func (m *metrics) done(c *rpc.Call, err *rpc.Error, took time.Duration) {
 	}
 	s.counter(c.Protocol, code).Inc()
 	o := s.observer(c.Protocol)
-	if trace := traceID(c.Trace.Parent); trace != "" {
+	if trace := c.Trace.TraceID(); trace != "" {
 		o.(prometheus.ExemplarObserver).ObserveWithExemplar(took.Seconds(), prometheus.Labels{"trace_id": trace})
 		return
 	}
@@ -276,18 +275,6 @@ func causeOf(err *rpc.Error) (string, bool) {
 		return causeOther, true
 	}
 	return "", false
-}
-
-// traceID takes the trace id out of a W3C traceparent; "" when there is none.
-func traceID(parent string) string {
-	if len(parent) < 55 || parent[2] != '-' || parent[35] != '-' {
-		return ""
-	}
-	id := parent[3:35]
-	if strings.Trim(id, "0123456789abcdef") != "" || strings.Trim(id, "0") == "" {
-		return ""
-	}
-	return id
 }
 
 // protocolIndex and codeIndex number what has a slot in methodSeries.

@@ -213,21 +213,6 @@ func TestParametersAreNotLogged(t *testing.T) {
 	}
 }
 
-func TestTraceID(t *testing.T) {
-	for parent, want := range map[string]string{
-		"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01": "4bf92f3577b34da6a3ce929d0e0e4736",
-		"":                      "",
-		"00-4bf92f3577b34da6a3": "",
-		"00-00000000000000000000000000000000-00f067aa0ba902b7-01":  "",
-		"00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01":  "",
-		"00-4bf92f3577b34da6a3ce929d0e0e473\"-00f067aa0ba902b7-01": "",
-	} {
-		if got := traceID(parent); got != want {
-			t.Errorf("%q: %q, want %q", parent, got, want)
-		}
-	}
-}
-
 func TestExemplar(t *testing.T) {
 	m := newMetrics("v", []rpc.Protocol{rpc.Kollabor})
 	trace := "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -73,6 +74,8 @@ type Options struct {
 	Inherited []net.Listener
 	// Log takes the log; nil makes one that writes to standard error.
 	Log *zap.Logger
+	// Tracer gets a span for each answered call; nil when nobody wants them.
+	Tracer trace.Tracer
 	// Ready is called once, when every listener accepts and calls are served.
 	Ready func(Info)
 	// Notify tells the service manager about a change of state in the words

@@ -129,9 +129,3 @@ func (p *Peer) Refusal(m *Method) *Error {
 	}
 	return &Error{Code: CodePermissionDenied, Message: "not allowed to call " + m.Name, Ran: RanNo}
 }
-
-// TraceContext is the W3C trace context that came with a call.
-type TraceContext struct {
-	Parent string // traceparent
-	State  string // tracestate
-}

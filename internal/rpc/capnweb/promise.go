@@ -347,6 +347,7 @@ func (p *promise) start(b *rpc.Batch, t rpc.Target, path []rpc.PathPart) {
 		c.Args = rpc.ListArgs(p.list...)
 	}
 	c.Peer, c.Protocol, c.Reply, c.Unary = s.peer.Load(), rpc.Capnweb, p, s.unary
+	c.Trace = s.trace
 	if !s.unary {
 		c.Client = s.client
 	}

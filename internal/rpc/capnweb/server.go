@@ -150,6 +150,7 @@ func (sv *Server) session(w http.ResponseWriter, r *http.Request, a Admission) {
 	}
 	s := newSession(wire, link, a.Peer, &mainObject{table: sv.conf.Table}, sv.conf.Limits)
 	s.redact = sv.conf.Redact
+	s.trace = traceOf(r)
 	sock.session = s
 	s.observer = sv.conf.Observer
 	if !sv.enter(sock, s) {
@@ -168,6 +169,12 @@ func (sv *Server) session(w http.ResponseWriter, r *http.Request, a Admission) {
 	if o := sv.conf.Observer; o != nil {
 		o.SessionEnded(s, err)
 	}
+}
+
+// traceOf is the trace context of a batch, or of the request that opened a
+// session: the protocol itself has no place for one.
+func traceOf(r *http.Request) rpc.TraceContext {
+	return rpc.ParseTrace(r.Header.Get("Traceparent"), r.Header.Get("Tracestate"))
 }
 
 func (sv *Server) enter(sock *socket, s *Session) bool {

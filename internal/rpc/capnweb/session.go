@@ -56,6 +56,7 @@ type Session struct {
 	client rpc.Target  // the peer's main object
 	unary  bool        // a batch: no streams, and the peer cannot be called
 	redact func(*rpc.Error) *rpc.Error
+	trace  rpc.TraceContext // of the request that began it
 	limits Limits
 
 	observer Observer // may be nil

@@ -17,6 +17,7 @@ var form = rpc.Form{NonFinite: true}
 type RequestOptions struct {
 	Timeout float64 // seconds; 0 leaves it to the server (30 s)
 	Stream  bool    // the caller takes the result as a stream
+	Trace   rpc.TraceContext
 }
 
 // AppendRequest adds a call. Undefined params are sent as {}.
@@ -41,6 +42,14 @@ func AppendRequest(dst, id []byte, method string, params rpc.Value, o RequestOpt
 	}
 	if o.Stream {
 		dst = append(dst, `,"stream":true`...)
+	}
+	if o.Trace.Parent != "" {
+		dst = append(dst, `,"traceparent":`...)
+		dst = rpc.AppendString(dst, o.Trace.Parent, false)
+		if o.Trace.State != "" {
+			dst = append(dst, `,"tracestate":`...)
+			dst = rpc.AppendString(dst, o.Trace.State, false)
+		}
 	}
 	return append(dst, "}\n"...), nil
 }

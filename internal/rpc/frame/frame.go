@@ -41,6 +41,9 @@ type Frame struct {
 	ErrorData rpc.Value
 	Retry     rpc.Value
 
+	TraceParent rpc.Value // W3C trace context of a request
+	TraceState  rpc.Value
+
 	Stream bool   // the caller takes the result as a stream
 	Seq    uint64 // of an item or event; 0 when absent
 	N      uint64 // credit
@@ -90,6 +93,14 @@ func (e *Error) Error() string {
 func (f *Frame) ID() []byte {
 	raw, _ := f.RequestID.Raw()
 	return raw
+}
+
+// Trace returns the trace context of a request; none if it is not well formed.
+func (f *Frame) Trace() rpc.TraceContext {
+	if f.TraceParent.IsUndefined() {
+		return rpc.TraceContext{}
+	}
+	return rpc.ParseTrace(Text(f.TraceParent), Text(f.TraceState))
 }
 
 // MethodName returns the method's name. Without escapes in it, it refers to

@@ -32,6 +32,8 @@ const (
 	haveSince
 	haveSession
 	haveToken
+	haveTraceParent
+	haveTraceState
 )
 
 // odd are the traits that only payload members may have: Python writes them,
@@ -237,6 +239,12 @@ func (p *parser) set(at int, name []byte, v rpc.Value, t rpc.Traits) {
 		bit = haveSession
 	case "token":
 		bit = haveToken
+	case "traceparent":
+		bit = haveTraceParent
+		f.TraceParent = v
+	case "tracestate":
+		bit = haveTraceState
+		f.TraceState = v
 	}
 	p.others |= t.Flags
 	if bit != 0 {

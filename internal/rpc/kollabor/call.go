@@ -73,6 +73,7 @@ func (c *conn) request() {
 	k.Args = rpc.WholeArgs(params(f.Params))
 	k.Peer = c.peer
 	k.Protocol = rpc.Kollabor
+	k.Trace = f.Trace()
 	k.Reply = k
 	k.Client = c.client
 	k.Unary = !f.Stream

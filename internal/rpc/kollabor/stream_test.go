@@ -331,6 +331,16 @@ func TestCallClient(t *testing.T) {
 	p.send(fmt.Sprintf(`{"action":"rpc_reply","request_id":%q,"result":null,"error":"I will not","error_kind":"handler"}`, m["request_id"]))
 	p.want(`{"action":"rpc_reply","request_id":"d","result":null,"error":"I will not","error_kind":"handler"}`)
 
+	// The trace goes on with the call; what is no trace context does not.
+	const trace = `"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"`
+	p.send(strings.Replace(request("t", "demo.callClient", `["greet"]`), `}`, `,`+trace+`}`, 1))
+	m = p.read()
+	if m["traceparent"] != "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01" {
+		t.Errorf("the trace ends here: %v", m)
+	}
+	p.send(fmt.Sprintf(`{"action":"rpc_reply","request_id":%q,"result":1,"error":null,"error_kind":null}`, m["request_id"]))
+	p.want(result("t", `1`))
+
 	// A streamed answer is collected, since the method wants one value.
 	p.send(request("e", "demo.callClient", `{"method":"list"}`))
 	id := p.read()["request_id"].(string)
