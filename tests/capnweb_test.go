@@ -2,10 +2,18 @@ package tests
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -27,6 +35,52 @@ func TestInteropCapnwebNode(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestInteropCapnwebTokens runs the checks of a client that has to say who it is.
+func TestInteropCapnwebTokens(t *testing.T) {
+	t.Parallel()
+	dir := needNode(t, "capnweb")
+	cert, key := selfSigned(t)
+	d := startDaemon(t, "--listen", "tcp://127.0.0.1:0", "--listen", "tls://127.0.0.1:0", "--tls-cert-file", cert, "--tls-key-file", key)
+	token, said, code := d.run("", "hubctl", "token", "create", "page")
+	if code != 0 {
+		t.Fatalf("hubctl token create: %d %s", code, said)
+	}
+	out, err := nodeTest(t, dir, "token.mjs", "HUBD_URL=http://"+d.tcpAddress()+"/capnweb", "HUBD_TOKEN="+strings.TrimSpace(token),
+		"HUBD_TLS=wss://"+d.listener("tls")+"/capnweb", "HUBD_CA="+cert)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// selfSigned writes a certificate for 127.0.0.1 and its key.
+func selfSigned(t *testing.T) (cert, key string) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &k.PublicKey, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for path, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, key
 }
 
 // needNode returns the folder of a client of interop/ whose npm packages are

@@ -15,6 +15,12 @@ import (
 // tcpAddress returns the host:port of the hub's TCP listener.
 func (d *daemon) tcpAddress() string {
 	d.t.Helper()
+	return d.listener("tcp")
+}
+
+// listener returns the host:port of the first listener with that scheme.
+func (d *daemon) listener(scheme string) string {
+	d.t.Helper()
 	w := d.dial()
 	defer w.Close()
 	var info struct{ Listeners []string }
@@ -22,12 +28,12 @@ func (d *daemon) tcpAddress() string {
 		d.t.Fatal(err)
 	}
 	for _, l := range info.Listeners {
-		if at, ok := strings.CutPrefix(l, "tcp://"); ok {
+		if at, ok := strings.CutPrefix(l, scheme+"://"); ok {
 			at, _, _ = strings.Cut(at, "?")
 			return at
 		}
 	}
-	d.t.Fatalf("hub.info names no TCP listener: %v", info.Listeners)
+	d.t.Fatalf("hub.info names no %s listener: %v", scheme, info.Listeners)
 	return ""
 }
 

@@ -88,18 +88,21 @@ func (o *mainObject) Start(b *rpc.Batch, c *rpc.Call) {
 			c.Finish(b, rpc.Value{}, notFunction("main"))
 		default:
 			c.Path = nil
-			checked{m}.Start(b, c)
+			checked{m, o.peer}.Start(b, c)
 		}
 		return
 	}
+	// What is read may be handed on: it goes on permitting what its reader may,
+	// whoever calls it, no less and no more.
+	bound := &mainObject{o.table, c.Peer}
 	name, ok := dotted(c.Path)
 	switch {
 	case len(c.Path) == 0:
-		c.Finish(b, rpc.TreeValue(rpc.NewRef(o, nil)), nil)
+		c.Finish(b, rpc.TreeValue(rpc.NewRef(bound, nil)), nil)
 	case ok && o.table.Lookup(name) != nil:
-		c.Finish(b, rpc.TreeValue(rpc.NewRef(checked{o.table.Lookup(name)}, nil)), nil)
+		c.Finish(b, rpc.TreeValue(rpc.NewRef(checked{o.table.Lookup(name), c.Peer}, nil)), nil)
 	case ok && o.namespace(name):
-		c.Finish(b, rpc.TreeValue(rpc.NewRef(&namespace{o, slices.Clone(c.Path)}, nil)), nil)
+		c.Finish(b, rpc.TreeValue(rpc.NewRef(&namespace{bound, slices.Clone(c.Path)}, nil)), nil)
 	default:
 		if e := o.missing(c.Path); e.Method == "" {
 			c.Finish(b, rpc.Value{}, e)
@@ -111,10 +114,16 @@ func (o *mainObject) Start(b *rpc.Batch, c *rpc.Call) {
 
 // checked is a row whose permission is checked at each call, for calls that do
 // not come straight from a connection's link.
-type checked struct{ m *rpc.Method }
+type checked struct {
+	m    *rpc.Method
+	peer *rpc.Peer // on whose behalf it runs; nil: of the caller itself
+}
 
 func (t checked) Start(b *rpc.Batch, c *rpc.Call) {
 	c.Method = t.m
+	if t.peer != nil {
+		c.Peer = t.peer
+	}
 	switch {
 	case len(c.Path) > 0 && c.Get:
 		c.Finish(b, rpc.Value{}, nil)

@@ -303,6 +303,28 @@ func TestNewMainCarriesItsPeer(t *testing.T) {
 	}))
 	say(t, s, `["push",["pipeline",0,["login"],[]]]`, `["push",["pipeline",1,["admin","only"],[]]]`, `["pull",2]`)
 	wantSent(t, tp, `["resolve",2,"secret"]`)
+	// So do its parts, read as properties, and itself.
+	say(t, s, `["push",["pipeline",1,["admin","only"]]]`, `["push",["pipeline",3,[],[]]]`, `["pull",4]`,
+		`["push",["pipeline",1,["admin"]]]`, `["push",["pipeline",5,["only"],[]]]`, `["pull",6]`)
+	wantSent(t, tp, `["resolve",2,"secret"]`, `["resolve",4,"secret"]`, `["resolve",6,"secret"]`)
+}
+
+// A method that was read permits what its reader may, also when somebody with
+// more rights is brought to call it.
+func TestAReadMethodCarriesItsReader(t *testing.T) {
+	s, tp, _ := testSession(t)
+	say(t, s, `["push",["pipeline",0,["admin","only"]]]`, `["push",["pipeline",0,["admin"]]]`)
+	s.SetPeer(&rpc.Peer{Scopes: rpc.AllScopes})
+	say(t, s, `["push",["pipeline",1,[],[]]]`, `["pull",3]`, `["push",["pipeline",2,["only"],[]]]`, `["pull",4]`)
+	for _, g := range tp.waitFor(2) {
+		if !strings.Contains(g, "permission_denied") {
+			t.Errorf("sent %s", g)
+		}
+	}
+	say(t, s, `["push",["pipeline",0,["admin","only"],[]]]`, `["pull",5]`)
+	if got := tp.waitFor(3); got[2] != `["resolve",5,"secret"]` {
+		t.Errorf("sent %s", got[2])
+	}
 }
 
 func TestRedaction(t *testing.T) {
