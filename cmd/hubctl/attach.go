@@ -150,7 +150,7 @@ func (t *attaching) run(ctx context.Context) error {
 	defer t.app.leave()
 	t.screen = newScreen(ctx, t.app.out, t.lineWriter(t.app.err, t.app.errTTY), t.app.outTTY)
 	t.screen.width = t.width
-	t.prompts = &promptList{t: t, client: c, ctx: ctx, keys: t.interactive && t.raw, mine: map[string]bool{}}
+	t.prompts = &promptList{t: t, client: c, ctx: ctx, keys: t.interactive && t.raw, mine: map[string]bool{}, told: map[string]bool{}}
 	events := &eventPrinter{
 		w: t.lineWriter(t.app.out, t.app.outTTY), screen: t.screen, prompts: t.prompts,
 		terminal: info.Meta.Terminal, past: info.Seq,
@@ -262,6 +262,9 @@ func (t *attaching) noTTY() bool { return !t.raw }
 
 // endError is what an ended loop means: leaving with the detach keys is no failure.
 func (t *attaching) endError(ctx context.Context, err error) error {
+	if context.Cause(ctx) == errInterrupted { // by a key or by a signal
+		return errInterrupted
+	}
 	if context.Cause(ctx) == errDetached {
 		t.screen.notice("detached; session %s goes on", oneLine(t.session))
 		return nil

@@ -228,7 +228,13 @@ func (l *commandLine) answer(ctx context.Context, words []string) error {
 	if !ok {
 		return errors.New("no permission prompt is open")
 	}
-	return l.t.prompts.respond(ctx, id, answer)
+	l.t.prompts.knows(id, true) // before the event comes
+	if err := l.t.prompts.respond(ctx, id, answer); err != nil {
+		l.t.prompts.knows(id, false)
+		return err
+	}
+	fmt.Fprintf(l.editor, "answered: %s\n", answer)
+	return nil
 }
 
 // ownWords are the commands that hubctl does not have elsewhere.

@@ -21,6 +21,7 @@ type promptList struct {
 	mu   sync.Mutex
 	open []openPrompt
 	mine map[string]bool // answered here, and not resolved yet
+	told map[string]bool // the same, and the user knows
 }
 
 type openPrompt struct {
@@ -92,6 +93,8 @@ func (l *promptList) resolved(event rpc.Value) {
 	}
 	mine := l.mine[id]
 	delete(l.mine, id)
+	told := l.told[id]
+	delete(l.told, id)
 	var next *openPrompt
 	for i := range l.open {
 		if !l.open[i].later {
@@ -104,6 +107,7 @@ func (l *promptList) resolved(event rpc.Value) {
 	gone, _ := expired.AsBool()
 	who := textOf(event, "client_id")
 	switch {
+	case told:
 	case mine:
 		l.t.screen.talk("answered: " + answer)
 	case gone:
@@ -201,6 +205,17 @@ func (l *promptList) respond(ctx context.Context, toolID, answer string) error {
 		l.mu.Unlock()
 	}
 	return err
+}
+
+// knows notes whether the user need not be told how a prompt ends.
+func (l *promptList) knows(toolID string, told bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if told {
+		l.told[toolID] = true
+	} else {
+		delete(l.told, toolID)
+	}
 }
 
 // first returns the oldest prompt that is open, those that were put off included.

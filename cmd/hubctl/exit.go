@@ -119,7 +119,7 @@ func exitCode(ctx context.Context, err error) int {
 	if e, ok := errors.AsType[notRun](err); ok {
 		return e.code
 	}
-	if context.Cause(ctx) == errInterrupted {
+	if context.Cause(ctx) == errInterrupted || errors.Is(err, errInterrupted) {
 		return exitInterrupted
 	}
 	e, ok := errors.AsType[*client.Error](err)
