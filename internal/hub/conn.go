@@ -26,6 +26,7 @@ type conn struct {
 	since    time.Time
 	hub      *hub
 	account  *account    // whose quota it uses; set by registry.enter
+	share    *rpc.Share  // of the memory of unfinished frames
 	must     *time.Timer // ends a connection that has yet to authenticate; nil when it need not; guarded by registry.mu
 
 	base     *rpc.Peer                    // who it is without a token; set by serve
@@ -64,6 +65,10 @@ func newConn(h *hub, l *listener, nc net.Conn) (*conn, error) {
 		return nil, err
 	}
 	c := &conn{listener: l, since: time.Now(), hub: h, net: nc, raw: raw}
+	c.share = h.begun.NewShare(func() {
+		h.metrics.rejected(limitUnfinished)
+		c.Close()
+	})
 	if l.addr.tls {
 		c.tls = tls.Server(below{c}, h.certs.server())
 	}
@@ -230,6 +235,9 @@ func (c *conn) CloseWrite() error {
 	}
 	return nil
 }
+
+// FrameShare is what the readers of protocols ask before a frame gets more memory.
+func (c *conn) FrameShare() *rpc.Share { return c.share }
 
 // SyscallConn gives access to the descriptor.
 func (c *conn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
@@ -17,6 +18,9 @@ const (
 	limitHandshake       = "handshake"
 	limitAttempts        = "failed_attempts"
 	limitFirstByte       = "first_byte"
+	limitUnfinished      = "unfinished"
+	limitPartialFrame    = "partial_frame"
+	limitHTTPBody        = "http_body"
 	limitWriteStall      = "write_stall"
 	limitFrame           = "frame"
 	descriptorReserve    = 64 // for logs, state, listeners and what handlers open
@@ -164,6 +168,27 @@ func (r *registry) close() <-chan struct{} {
 		}
 	}
 	return r.empty
+}
+
+// sweep ends connections whose unfinished frame takes too long.
+func (h *hub) sweep() {
+	t := time.NewTicker(max(h.opts.Limits.PartialFrame/10, time.Millisecond))
+	defer t.Stop()
+	for {
+		select {
+		case <-h.ctx.Done():
+			return
+		case now := <-t.C:
+			for _, c := range h.connections() {
+				if c.share.Late(now) {
+					h.metrics.rejected(limitPartialFrame)
+					h.log.Info("unfinished frame takes too long", zap.Uint64("conn", c.id), zap.String("protocol", string(c.protocolName())),
+						zap.String("peer", c.peerName()))
+					c.Close()
+				}
+			}
+		}
+	}
 }
 
 // connections lists the open connections.

@@ -69,6 +69,7 @@ type hub struct {
 	state     *os.File          // lock of the state folder
 	tokens    *trust.Store      // nil until start
 	attempts  trust.Limiter     // of what is no token
+	begun     rpc.Budget        // of unfinished frames
 	audit     *audit
 	certs     *certificates // nil without TLS
 

@@ -157,7 +157,8 @@ func (m *metrics) zero() {
 	}
 	for _, limit := range []string{
 		rpc.LimitCallsPerConnection, rpc.LimitCallsPerUID, rpc.LimitCalls, rpc.LimitOutbox,
-		limitConnections, limitConnectionsUID, limitUnauthenticated, limitHandshake, limitAttempts, limitFirstByte, limitWriteStall, limitFrame,
+		limitConnections, limitConnectionsUID, limitUnauthenticated, limitHandshake, limitAttempts,
+		limitUnfinished, limitPartialFrame, limitHTTPBody, limitFirstByte, limitWriteStall, limitFrame,
 		limitUpload, limitSpool, limitSlowBody, limitRequests,
 	} {
 		m.rejections.WithLabelValues(limit)

@@ -114,6 +114,9 @@ type Limits struct {
 	ConnectionsUnauthenticated int           // TCP connections that must still say who they are
 	Handshake                  time.Duration // TCP: until they have said it
 	FirstByte                  time.Duration // TCP: until the first byte
+	Unfinished                 int           // bytes of unfinished frames, all connections
+	PartialFrame               time.Duration // of a frame that comes at less than 64 KiB a second
+	HTTPBody                   time.Duration // without any more of a body
 	HTTPHead                   time.Duration // until the head of a request is complete
 	HTTPHeadBytes              int           //
 	HTTPIdle                   time.Duration // between two requests
@@ -133,6 +136,7 @@ const (
 	DefaultConnectionsUnauthenticated = 256
 	DefaultHandshake                  = 10 * time.Second
 	DefaultFirstByte                  = 10 * time.Second
+	DefaultHTTPBody                   = 10 * time.Second
 	DefaultHTTPHead                   = 10 * time.Second
 	DefaultHTTPHeadBytes              = 64 << 10
 	DefaultHTTPIdle                   = 120 * time.Second
@@ -155,6 +159,9 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.ConnectionsUnauthenticated, DefaultConnectionsUnauthenticated)
 	fill(&l.Handshake, DefaultHandshake)
 	fill(&l.FirstByte, DefaultFirstByte)
+	fill(&l.Unfinished, rpc.DefaultUnfinished)
+	fill(&l.PartialFrame, rpc.DefaultPartialFrame)
+	fill(&l.HTTPBody, DefaultHTTPBody)
 	fill(&l.HTTPHead, DefaultHTTPHead)
 	fill(&l.HTTPHeadBytes, DefaultHTTPHeadBytes)
 	fill(&l.HTTPIdle, DefaultHTTPIdle)
@@ -327,12 +334,13 @@ func (l Limits) validate() error {
 	check("calls_per_uid", int64(l.CallsPerUID), 1, 1<<24)
 	check("calls", int64(l.Calls), 1, 1<<24)
 	check("outbox", int64(l.Outbox), 64<<10, 1<<32)
+	check("unfinished", int64(l.Unfinished), 64<<10, 1<<40)
 	check("connections", int64(l.Connections), 1, 1<<20)
 	check("connections_per_uid", int64(l.ConnectionsPerUID), 1, 1<<20)
 	check("connections_unauthenticated", int64(l.ConnectionsUnauthenticated), 1, 1<<20)
 	check("http_head_bytes", int64(l.HTTPHeadBytes), 1<<10, 16<<20)
 	for name, d := range map[string]time.Duration{
-		"handshake": l.Handshake, "first_byte": l.FirstByte, "http_head": l.HTTPHead, "http_idle": l.HTTPIdle, "write_stall": l.WriteStall, "drain": l.Drain,
+		"partial_frame": l.PartialFrame, "http_body": l.HTTPBody, "handshake": l.Handshake, "first_byte": l.FirstByte, "http_head": l.HTTPHead, "http_idle": l.HTTPIdle, "write_stall": l.WriteStall, "drain": l.Drain,
 	} {
 		if d != 0 && (d < time.Millisecond || d > time.Hour) {
 			problems = append(problems, fmt.Errorf("limits.%s: %v is not between 1ms and 1h", name, d))

@@ -116,6 +116,7 @@ func start(o Options) (_ *hub, err error) {
 			h.accepting.Go(func() { h.accept(l) })
 		}
 	}
+	h.background.Go(h.sweep)
 	if err := h.keepPresence(); err != nil {
 		return nil, err
 	}
@@ -147,6 +148,7 @@ func newHub(o Options) *hub {
 	}
 	h.audit = newAudit(h.log)
 	h.attempts = trust.Limiter{Burst: attemptBurst, Every: attemptEvery, Max: attemptAddresses}
+	h.begun = rpc.Budget{Limit: int64(o.Limits.Unfinished), Patience: o.Limits.PartialFrame}
 	h.ctx, h.stop = context.WithCancelCause(context.Background())
 	h.live.Store(newLive(o))
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"sync"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
 // Sizes of a LineReader's buffer. It starts and rests with the smallest and
@@ -23,6 +25,7 @@ const calm = 4
 type LineReader struct {
 	r     io.Reader
 	limit int
+	share *rpc.Share // of r; nil when it has none
 
 	small  []byte // of size sizes[0]
 	buf    []byte
@@ -44,12 +47,17 @@ type TooLongError struct {
 
 func (e *TooLongError) Error() string { return "the line is longer than the limit" }
 
+// ErrNoRoom ends a connection whose unfinished line had to go for the lines of
+// other connections.
+var ErrNoRoom = errors.New("too much is held by unfinished lines")
+
 // NewLineReader returns a reader of lines of up to limit bytes; 0 means MaxLine.
+// A reader that is rpc.Shared is asked before a long line gets more memory.
 func NewLineReader(r io.Reader, limit int) *LineReader {
 	if limit <= 0 || limit > MaxLine {
 		limit = MaxLine
 	}
-	return &LineReader{r: r, limit: limit}
+	return &LineReader{r: r, limit: limit, share: rpc.ShareOf(r)}
 }
 
 // Next returns the next line without its line feed; it is valid until the next
@@ -74,6 +82,11 @@ func (l *LineReader) Next() ([]byte, error) {
 			err := l.err
 			l.Release()
 			return nil, err
+		}
+		if l.to > l.from {
+			l.share.Begin(l.to - l.from)
+		} else {
+			l.share.End()
 		}
 		l.fill()
 	}
@@ -124,7 +137,10 @@ func (l *LineReader) fill() {
 		l.err = io.ErrClosedPipe
 		return
 	}
-	l.room()
+	if !l.room() {
+		l.err = ErrNoRoom
+		return
+	}
 	n, err := l.r.Read(l.buf[l.to:])
 	if n < 0 || n > len(l.buf)-l.to {
 		err = errors.New("invalid count from a read")
@@ -140,8 +156,9 @@ func (l *LineReader) fill() {
 	}
 }
 
-// room leaves a buffer that is not full, as small as what happened lately allows.
-func (l *LineReader) room() {
+// room leaves a buffer that is not full, as small as what happened lately
+// allows. It may wait for others to need less, and fails when that takes too long.
+func (l *LineReader) room() bool {
 	have := l.to - l.from
 	want := l.class
 	switch {
@@ -164,12 +181,19 @@ func (l *LineReader) room() {
 		if l.from > 0 {
 			l.move(l.buf)
 		}
-		return
+		return true
+	}
+	if want > l.class && !l.share.Hold(sizes[want]) {
+		return false
 	}
 	old, class := l.buf, l.class
 	l.class = want
 	l.move(l.take(want))
 	give(class, old)
+	if want < class {
+		l.share.Hold(sizes[want])
+	}
+	return true
 }
 
 // move puts what waits at the start of b and makes that the buffer.
@@ -215,6 +239,7 @@ func (l *LineReader) Skip() (bool, error) {
 			give(l.class, l.buf)
 			l.class = 2
 			l.buf = l.take(2)
+			l.share.Hold(sizes[2])
 		}
 		if l.err != nil {
 			return false, l.err
@@ -233,6 +258,8 @@ func (l *LineReader) Skip() (bool, error) {
 // valid, and nothing more can be read.
 func (l *LineReader) Release() {
 	give(l.class, l.buf)
+	l.share.Hold(0)
+	l.share.End()
 	l.buf, l.class, l.from, l.to, l.seen = nil, 0, 0, 0, 0
 	l.closed = true
 	if l.err == nil {
