@@ -35,6 +35,7 @@ func (h *hub) admitCapnweb(r *http.Request) (capnweb.Admission, error) {
 	return capnweb.Admission{
 		Peer:  c.peer.Load(),
 		Quota: &c.account.quota,
+		Share: c.share,
 		OnLink: func(l *rpc.Link) {
 			link = l
 			c.speaks(rpc.Capnweb)

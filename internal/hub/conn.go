@@ -50,6 +50,7 @@ type conn struct {
 	tryOnce func(fd uintptr) bool // never waits
 	tryWait func(fd uintptr) bool // waits until the socket takes something
 
+	probing  atomic.Bool // its stream has ended: see probe
 	closing  atomic.Bool // the TLS layer says goodbye
 	once     sync.Once
 	closeErr error
@@ -64,6 +65,7 @@ func newConn(h *hub, l *listener, nc net.Conn) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	keepAlive(nc)
 	c := &conn{listener: l, since: time.Now(), hub: h, net: nc, raw: raw}
 	c.share = h.begun.NewShare(func() {
 		h.metrics.rejected(limitUnfinished)

@@ -34,6 +34,7 @@ func (h *hub) guard(next http.Handler) http.Handler {
 			}
 			page = r.Header.Get("Origin") != ""
 		}
+		h.steady(r, c)
 		if !h.admitRequest(w, r, c) {
 			return
 		}

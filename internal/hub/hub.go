@@ -70,6 +70,7 @@ type hub struct {
 	tokens    *trust.Store      // nil until start
 	attempts  trust.Limiter     // of what is no token
 	begun     rpc.Budget        // of unfinished frames
+	orphans   orphans
 	audit     *audit
 	certs     *certificates // nil without TLS
 

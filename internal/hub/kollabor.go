@@ -48,8 +48,13 @@ func (h *hub) serveKollabor(ctx context.Context, c *conn) error {
 	})
 }
 
-// gone reports whether the peer has closed both directions.
+// gone reports whether the peer has closed both directions. It is asked when
+// the peer's end of the stream was read.
 func (c *conn) gone() bool {
+	c.probe()
+	if c.orphaned() {
+		return true
+	}
 	closed := true
 	err := c.raw.Control(func(fd uintptr) {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}

@@ -11,7 +11,7 @@ import (
 type present struct {
 	hub                                           *hub
 	inFlight, connections, outbox, sessions, kept *prometheus.Desc
-	entries                                       *prometheus.Desc
+	entries, unfinished                           *prometheus.Desc
 	methods, changes                              *prometheus.Desc
 }
 
@@ -29,6 +29,7 @@ func (m *metrics) collectPresent(h *hub) {
 		inFlight:    desc("hubd_calls_in_flight", "Calls that run now and were not answered at once.", "protocol"),
 		connections: desc("hubd_connections", "Open connections; protocol is none until the first bytes tell.", "protocol", "transport"),
 		outbox:      desc("hubd_outbox_bytes", "Bytes that wait to be taken by peers."),
+		unfinished:  desc("hubd_unfinished_frame_bytes", "Bytes that frames hold which have begun and not ended."),
 		sessions:    desc("hubd_sessions", "Open sessions."),
 		methods:     desc("hubd_methods", "Methods that can be called, by who offers them: the hub itself or a provider.", "from"),
 		changes:     prometheus.NewDesc(changes, changesHelp, nil, nil),
@@ -42,6 +43,7 @@ func (p *present) Describe(ch chan<- *prometheus.Desc) {
 	ch <- p.inFlight
 	ch <- p.connections
 	ch <- p.outbox
+	ch <- p.unfinished
 	ch <- p.sessions
 	ch <- p.kept
 	ch <- p.entries
@@ -90,6 +92,7 @@ func (p *present) Collect(ch chan<- prometheus.Metric) {
 		gauge(p.inFlight, n, string(protocol))
 	}
 	gauge(p.outbox, outbox)
+	gauge(p.unfinished, int(p.hub.begun.Used()))
 	gauge(p.sessions, p.hub.sessionCount())
 	gauge(p.kept, int(p.hub.sessions.Kept()))
 	exports, imports := p.hub.capnweb.Entries()

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -166,7 +167,7 @@ func ownerOfSocket(peer, local net.Addr) (int, error) {
 		return -1, err
 	}
 	// A socket of the IPv6 family may carry an IPv4 connection.
-	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+	for _, table := range socketTables {
 		uid, found, err := findSocket(table, tableForm(p, table), tableForm(l, table))
 		if err != nil {
 			return -1, err
@@ -199,26 +200,46 @@ func tableForm(a netip.AddrPort, table string) string {
 	return strings.ToUpper(hex.EncodeToString(text)) + fmt.Sprintf(":%04X", a.Port())
 }
 
-func findSocket(table, own, far string) (uid int, found bool, err error) {
-	if own == "" || far == "" {
-		return -1, false, nil
-	}
+// socketTables list the TCP sockets of this machine.
+var socketTables = []string{"/proc/net/tcp", "/proc/net/tcp6"}
+
+// eachSocket visits the rows of a table until visit returns false. The fields are
+//
+//	sl local_address rem_address st tx:rx tr:tm retrnsmt uid timeout inode
+func eachSocket(table string, visit func(fields []string) bool) error {
 	f, err := os.Open(table)
 	if err != nil {
 		if os.IsNotExist(err) {
-			return -1, false, nil
+			return nil
 		}
-		return -1, false, err
+		return err
 	}
 	defer f.Close()
 	s := bufio.NewScanner(f)
 	for s.Scan() {
-		// sl local_address rem_address st tx:rx tr:tm retrnsmt uid ...
-		fields := strings.Fields(s.Text())
-		if len(fields) > 7 && fields[1] == own && fields[2] == far {
-			uid, err := strconv.Atoi(fields[7])
-			return uid, err == nil, err
+		if fields := strings.Fields(s.Text()); len(fields) > 9 && !visit(fields) {
+			return nil
 		}
 	}
-	return -1, false, s.Err()
+	return s.Err()
+}
+
+func findSocket(table, own, far string) (uid int, found bool, err error) {
+	if own == "" || far == "" {
+		return -1, false, nil
+	}
+	bad := error(nil)
+	err = eachSocket(table, func(fields []string) bool {
+		if fields[1] != own || fields[2] != far {
+			return true
+		}
+		uid, bad = strconv.Atoi(fields[7])
+		// Sockets that nobody has open are listed as those of user 0.
+		found = fields[9] != "0"
+		return false
+	})
+	if err = errors.Join(err, bad); err != nil || !found {
+		return -1, false, err
+	}
+	return uid, true, nil
 }

@@ -104,6 +104,9 @@ func (q quickAck) Read(p []byte) (int, error) {
 	return q.c.Read(p)
 }
 
+// FrameShare is that of the connection.
+func (q quickAck) FrameShare() *rpc.Share { return q.c.share }
+
 // snekrpcObserver tells metrics and log about snekrpc.
 type snekrpcObserver struct {
 	h       *hub

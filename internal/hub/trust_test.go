@@ -273,7 +273,7 @@ func TestRevokingEndsRunningCalls(t *testing.T) {
 	w := dial(t, "tcp", h.tcp)
 	w.greet(token)
 	w.send(`{"action":"rpc_request","request_id":"s","method":"health.ping","params":{"count":0,"interval":3600},"stream":true}` + "\n")
-	eventually(t, "the stream runs", func() bool { return h.sample(`hubd_in_flight_calls{protocol="kollabor"}`) != "0" })
+	eventually(t, "the stream runs", func() bool { return h.sample(`hubd_calls_in_flight{protocol="kollabor"}`) != "0" })
 	h.revoke("watcher")
 	for {
 		line := w.line()

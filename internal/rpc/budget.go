@@ -1,6 +1,8 @@
 package rpc
 
 import (
+	"errors"
+	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -106,6 +108,9 @@ func (s *Share) Hold(bytes int) bool {
 	if n <= freeOfHold {
 		n = 0
 	}
+	if n == s.held { // only this goroutine, or others while it waits, change it
+		return true
+	}
 	b := s.budget
 	b.mu.Lock()
 	if n <= s.held || !s.gone && b.fits(s, n) {
@@ -136,6 +141,39 @@ func (s *Share) Hold(bytes int) bool {
 		case <-t.C:
 			b.dismissLargest()
 			t.Reset(patience)
+		}
+	}
+}
+
+// ErrNoRoom ends a connection whose unfinished frame had to go for others.
+var ErrNoRoom = errors.New("too much is held by unfinished frames")
+
+// ReadMessage reads r to its end into buf, or what that is grown to: one
+// message that is unfinished meanwhile.
+func (s *Share) ReadMessage(buf []byte, r io.Reader) ([]byte, error) {
+	defer func() {
+		s.Hold(0)
+		s.End()
+	}()
+	s.Begin(0)
+	for {
+		if len(buf) == cap(buf) {
+			size := max(512, 2*cap(buf))
+			if !s.Hold(size) {
+				return buf, ErrNoRoom
+			}
+			grown := make([]byte, len(buf), size)
+			copy(grown, buf)
+			buf = grown
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		s.Begin(len(buf))
+		if err == io.EOF {
+			return buf, nil
+		}
+		if err != nil {
+			return buf, err
 		}
 	}
 }

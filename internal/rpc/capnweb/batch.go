@@ -3,7 +3,6 @@ package capnweb
 import (
 	"bytes"
 	"errors"
-	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -48,7 +47,7 @@ func (l *lines) abort(_ []byte, reason string) {
 // client cannot be reached but through the answer, so streams are collected,
 // and what waits for the client waits until the limit.
 func (sv *Server) batch(w http.ResponseWriter, r *http.Request, a Admission) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(sv.conf.Limits.MaxMessage)))
+	body, err := a.Share.ReadMessage(nil, http.MaxBytesReader(w, r.Body, int64(sv.conf.Limits.MaxMessage)))
 	if err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			http.Error(w, "the batch is too large", http.StatusRequestEntityTooLarge)

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
 // WebSocket opcodes.
@@ -28,6 +30,7 @@ type frames struct {
 	limit int64
 	text  func(payload []byte)              // borrows payload
 	fill  func(p []byte) (n int, err error) // reads from the connection
+	share *rpc.Share                        // of the memory of unfinished messages; may be nil
 
 	buf      []byte
 	from, to int   // what of buf is not handled yet
@@ -93,6 +96,13 @@ func (f *frames) more() error {
 	if f.from > 0 {
 		f.to = copy(f.buf, f.buf[f.from:f.to])
 		f.from = 0
+	}
+	switch { // a message in parts is watched over by who puts it together
+	case f.parts:
+	case f.to > 0:
+		f.share.Begin(f.to)
+	default:
+		f.share.End()
 	}
 	n, err := f.fill(f.buf[f.to:])
 	f.to += n

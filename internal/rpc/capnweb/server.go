@@ -19,6 +19,7 @@ import (
 type Admission struct {
 	Peer   *rpc.Peer
 	Quota  *rpc.Quota      // may be nil
+	Share  *rpc.Share      // of the memory of unfinished batches; may be nil
 	OnLink func(*rpc.Link) // called before the first call; may be nil
 	OnEnd  func()          // called when the session or the batch is over; may be nil
 }

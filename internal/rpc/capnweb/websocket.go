@@ -44,7 +44,8 @@ type socket struct {
 	session *Session
 	low     *lowWater // may be nil
 	batch   *rpc.Batch
-	mask    bool // we are the client
+	share   *rpc.Share // of the memory of unfinished messages; may be nil
+	mask    bool       // we are the client
 
 	mu     sync.Mutex
 	out    *rpc.Outbox // nil during the client's handshake
@@ -196,8 +197,8 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	rest, _ := brw.Reader.Peek(brw.Reader.Buffered())
-	h.sock = &socket{Conn: nc, rest: append([]byte(nil), rest...), low: newLowWater(nc)}
-	h.sock.frames = &frames{limit: int64(h.limit), fill: h.sock.fill, text: h.sock.text}
+	h.sock = &socket{Conn: nc, share: rpc.ShareOf(nc), rest: append([]byte(nil), rest...), low: newLowWater(nc)}
+	h.sock.frames = &frames{limit: int64(h.limit), share: h.sock.share, fill: h.sock.fill, text: h.sock.text}
 	h.wire = wireOf(nc)
 	return h.sock, bufio.NewReadWriter(bufio.NewReaderSize(h.sock, 256), bufio.NewWriterSize(h.sock, 256)), nil
 }
@@ -236,7 +237,7 @@ func (c *socket) readAll(ws *websocket.Conn, s *Session) error {
 		if err != nil {
 			return err
 		}
-		if buf, err = readMessage(buf[:0], r); err != nil {
+		if buf, err = c.share.ReadMessage(buf[:0], r); err != nil {
 			return err
 		}
 		if kind != websocket.MessageText {
@@ -246,22 +247,6 @@ func (c *socket) readAll(ws *websocket.Conn, s *Session) error {
 		_ = s.Receive(c.batch, buf) // after the end it takes nothing any more
 		if cap(buf) > keepBuffer {
 			buf = nil
-		}
-	}
-}
-
-func readMessage(buf []byte, r io.Reader) ([]byte, error) {
-	for {
-		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
-		}
-		n, err := r.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		if err == io.EOF {
-			return buf, nil
-		}
-		if err != nil {
-			return buf, err
 		}
 	}
 }

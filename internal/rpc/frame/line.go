@@ -47,10 +47,6 @@ type TooLongError struct {
 
 func (e *TooLongError) Error() string { return "the line is longer than the limit" }
 
-// ErrNoRoom ends a connection whose unfinished line had to go for the lines of
-// other connections.
-var ErrNoRoom = errors.New("too much is held by unfinished lines")
-
 // NewLineReader returns a reader of lines of up to limit bytes; 0 means MaxLine.
 // A reader that is rpc.Shared is asked before a long line gets more memory.
 func NewLineReader(r io.Reader, limit int) *LineReader {
@@ -138,7 +134,7 @@ func (l *LineReader) fill() {
 		return
 	}
 	if !l.room() {
-		l.err = ErrNoRoom
+		l.err = rpc.ErrNoRoom
 		return
 	}
 	n, err := l.r.Read(l.buf[l.to:])

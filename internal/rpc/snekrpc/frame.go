@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
 // DefaultMaxFrame is the most bytes of one message (contract.md section 6).
@@ -32,6 +34,7 @@ type reader struct {
 	src     io.Reader
 	chunked bool
 	max     int
+	share   *rpc.Share // of the memory of unfinished messages; may be nil
 
 	buf  []byte // read ahead
 	from int    // the first byte of buf that was not used
@@ -43,7 +46,7 @@ func newReader(src io.Reader, chunked bool, max int) *reader {
 	if max <= 0 {
 		max = DefaultMaxFrame
 	}
-	return &reader{src: src, chunked: chunked, max: max, buf: make([]byte, 0, readBuffer)}
+	return &reader{src: src, chunked: chunked, max: max, share: rpc.ShareOf(src), buf: make([]byte, 0, readBuffer)}
 }
 
 // buffered reports whether there are bytes that were read and not used.
@@ -79,6 +82,10 @@ func (r *reader) next() ([]byte, error) {
 	if cap(r.msg) > keepBuffer {
 		r.msg = nil
 	}
+	defer func() {
+		r.share.Hold(0)
+		r.share.End()
+	}()
 	for {
 		n, err := r.length()
 		if err != nil {
@@ -146,6 +153,9 @@ func (r *reader) length() (int, error) {
 	}
 	var head [4]byte
 	for i := range head {
+		if i > 0 {
+			r.share.Begin(i)
+		}
 		c, err := r.byte()
 		if err != nil {
 			if i > 0 {
@@ -162,8 +172,13 @@ func (r *reader) length() (int, error) {
 func (r *reader) body(n int) ([]byte, error) {
 	msg := r.msg[:0]
 	for len(msg) < n {
+		r.share.Begin(len(msg))
 		if cap(msg) == len(msg) {
-			grown := make([]byte, len(msg), min(n, max(2*len(msg), min(n, growPiece))))
+			size := min(n, max(2*len(msg), min(n, growPiece)))
+			if !r.share.Hold(size) {
+				return nil, rpc.ErrNoRoom
+			}
+			grown := make([]byte, len(msg), size)
 			copy(grown, msg)
 			msg = grown
 		}

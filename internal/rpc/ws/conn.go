@@ -48,7 +48,8 @@ type Conn struct {
 	watch frameWatch // refuses announced lengths; nothing when its limit is 0
 	batch rpc.Batch
 	wire  rpc.Wire
-	mask  bool // we are the client
+	share *rpc.Share // of the memory of unfinished messages; may be nil
+	mask  bool       // we are the client
 
 	mu     sync.Mutex
 	out    *rpc.Outbox // nil during the handshake
@@ -69,23 +70,7 @@ func (c *Conn) Next(buf []byte) ([]byte, error) {
 	if err != nil {
 		return buf, err
 	}
-	return readAll(buf[:0], r)
-}
-
-func readAll(buf []byte, r io.Reader) ([]byte, error) {
-	for {
-		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
-		}
-		n, err := r.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		if err == io.EOF {
-			return buf, nil
-		}
-		if err != nil {
-			return buf, err
-		}
-	}
+	return c.share.ReadMessage(buf[:0], r)
 }
 
 // Send queues one text message, which is copied.
