@@ -122,7 +122,7 @@ func (c *conn) monitorOut(p []byte) {
 
 // trySocket makes one attempt to write to the socket.
 func (c *conn) trySocket(p []byte) (int, error) {
-	c.try = p
+	c.try, c.tried, c.tryErr = p, 0, nil // a closed socket is not even tried
 	err := c.raw.Write(c.tryOnce)
 	c.try = nil
 	if err == nil {
