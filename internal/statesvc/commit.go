@@ -23,6 +23,10 @@ type request struct {
 	size int64
 	res  Result
 	err  error
+
+	// Room for a transaction of a single operation, which most are.
+	step   [1]step
+	result [1]OpResult
 }
 
 func (r *request) finish() {
@@ -46,7 +50,8 @@ func (e *engine) Commit(tx *Tx, done func(Result, error)) error {
 	if err := e.reserve(size); err != nil {
 		return err
 	}
-	r := &request{then: newSteps(tx.Then), els: newSteps(tx.Else), done: done, size: size}
+	r := &request{done: done, size: size}
+	r.then, r.els = newSteps(tx.Then, r.step[:0]), newSteps(tx.Else, nil)
 	if len(tx.If) > 0 {
 		r.conds = make([]Condition, len(tx.If))
 		for i, c := range tx.If {
@@ -276,7 +281,7 @@ func (e *engine) commitBatch(reqs []*request, expire bool) (rest []*request) {
 			continue
 		}
 		before := len(b.commits)
-		r.res, r.err = b.transact(r.conds, r.then, r.els)
+		r.res, r.err = b.transact(r.conds, r.then, r.els, r.result[:0])
 		if l, ok := r.err.(*LimitError); ok {
 			e.refuse(l.Limit)
 		}

@@ -14,24 +14,19 @@ type commit struct {
 	time   int64
 	events []*Event
 	cost   int64
-	one    [1]*Event // backs events for the common commit of one event
+	// Room for the common commit of one event.
+	one   [1]*Event
+	event Event
 }
 
-func newCommit(rev uint64, now int64, events []*Event) *commit {
-	c := &commit{rev: rev, time: now}
-	if len(events) == 1 {
-		c.one[0] = events[0]
-		c.events = c.one[:]
-	} else {
-		c.events = events
-		if len(events) > 16 {
-			slices.SortFunc(c.events, func(a, b *Event) int { return cmp.Compare(a.Key, b.Key) })
-		}
+// complete is called when all events are in place.
+func (c *commit) complete() {
+	if len(c.events) > 16 {
+		slices.SortFunc(c.events, func(a, b *Event) int { return cmp.Compare(a.Key, b.Key) })
 	}
 	for _, e := range c.events {
 		c.cost += e.cost()
 	}
-	return c
 }
 
 // find returns the event of key. Small commits keep the order of their operations, large ones are sorted by key.

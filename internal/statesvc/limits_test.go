@@ -155,7 +155,7 @@ func FuzzRecord(f *testing.F) {
 	now := time.Unix(1_700_000_000, 0)
 	it := newItem("key", Value{Data: []byte("value"), Encoding: 1})
 	it.Lease = newLease(now, time.Minute, "owner")
-	c := newCommit(7, now.UnixNano(), []*Event{{Type: EventPut, Key: "key", Item: it}, {Type: EventDelete, Key: "gone", Previous: 3}})
+	c := &commit{rev: 7, time: now.UnixNano(), events: []*Event{{Type: EventPut, Key: "key", Item: it}, {Type: EventDelete, Key: "gone", Previous: 3}}}
 	f.Add(appendCommit(nil, c))
 	f.Add(appendCompact(appendReset(nil, 5), 9))
 	f.Add(binary.AppendUvarint([]byte{entryCommit, 1, 2}, 1<<60))

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"slices"
 	"time"
 )
 
@@ -294,11 +295,16 @@ func (r *byteReader) commit(now time.Time) *commit {
 	if r.bad || n == 0 || n > uint64(len(r.b)) {
 		return nil
 	}
-	events := make([]*Event, 0, n)
+	c := &commit{rev: rev, time: at}
+	c.events = slices.Grow(c.one[:0], int(n))
 	for range n {
 		kind := r.byte()
 		key := r.bytes()
-		ev := &Event{Type: EventType(kind & eventMask), Revision: rev, Time: at, Previous: r.uvarint()}
+		ev := &c.event
+		if n > 1 {
+			ev = new(Event)
+		}
+		ev.Type, ev.Revision, ev.Time, ev.Previous = EventType(kind&eventMask), rev, at, r.uvarint()
 		switch ev.Type {
 		case EventPut:
 			ev.Item = r.item(key, at, kind&eventLease != 0, now)
@@ -315,9 +321,10 @@ func (r *byteReader) commit(now time.Time) *commit {
 		if r.bad || ev.Key == "" {
 			return nil
 		}
-		events = append(events, ev)
+		c.events = append(c.events, ev)
 	}
-	return newCommit(rev, at, events)
+	c.complete()
+	return c
 }
 
 // skimCommit reads over a commit.

@@ -164,7 +164,14 @@ type Tx struct {
 }
 
 // OneOp wraps a single Op, such as a put or a delete, as a transaction.
-func OneOp(op Op) *Tx { return &Tx{Then: []Op{op}} }
+func OneOp(op Op) *Tx {
+	one := &struct {
+		tx  Tx
+		ops [1]Op
+	}{ops: [1]Op{op}}
+	one.tx.Then = one.ops[:]
+	return &one.tx
+}
 
 // OpResult is the outcome of one Op.
 type OpResult struct {

@@ -20,11 +20,12 @@ type step struct {
 	owner string
 }
 
-func newSteps(ops []Op) []step {
+// newSteps appends the operations to steps, which is empty and may have room.
+func newSteps(ops []Op, steps []step) []step {
 	if len(ops) == 0 {
 		return nil
 	}
-	steps := make([]step, len(ops))
+	steps = slices.Grow(steps, len(ops))[:len(ops)]
 	for i := range ops {
 		op := &ops[i]
 		s := &steps[i]
@@ -107,8 +108,8 @@ func (b *batch) add(e effect) {
 	}
 }
 
-// transact evaluates one transaction. On an error the batch is as it was before.
-func (b *batch) transact(conds []Condition, then, els []step) (Result, error) {
+// transact evaluates one transaction. On an error the batch is as it was before. results is empty and may have room.
+func (b *batch) transact(conds []Condition, then, els []step, results []OpResult) (Result, error) {
 	b.effects, b.index = b.effects[:0], nil
 	res := Result{Succeeded: true}
 	for i := range conds {
@@ -122,7 +123,7 @@ func (b *batch) transact(conds []Condition, then, els []step) (Result, error) {
 		steps = els
 	}
 	if len(steps) > 0 {
-		res.Results = make([]OpResult, len(steps))
+		res.Results = slices.Grow(results, len(steps))[:len(steps)]
 	}
 	for i := range steps {
 		if err := b.step(&steps[i], &res.Results[i]); err != nil {
@@ -297,14 +298,18 @@ func (b *batch) finish() error {
 	}
 	rev := b.rev + 1
 	now := b.now.UnixNano()
-	var first [1]*Event
-	events := slices.Grow(first[:0], changed)
+	c := &commit{rev: rev, time: now}
+	c.events = slices.Grow(c.one[:0], changed)
 	for i := range b.effects {
 		e := &b.effects[i]
 		if e.before == nil && e.after == nil {
 			continue
 		}
-		ev := &Event{Type: EventPut, Key: e.key, Revision: rev, Time: now, Item: e.after}
+		ev := &c.event // in the same piece of memory
+		if changed > 1 {
+			ev = new(Event)
+		}
+		ev.Type, ev.Key, ev.Revision, ev.Time, ev.Item = EventPut, e.key, rev, now, e.after
 		if e.before != nil {
 			ev.Previous = e.before.Revision
 			ev.Key = e.before.Key // the key's first copy: one less to keep
@@ -319,12 +324,13 @@ func (b *batch) finish() error {
 			ev.Key = e.after.Key
 			b.tree.Set(e.after.Key, e.after)
 		}
-		events = append(events, ev)
+		c.events = append(c.events, ev)
 	}
+	c.complete()
 	b.rev = rev
 	b.total += delta
 	b.bytes += bytes
-	b.commits = append(b.commits, newCommit(rev, now, events))
+	b.commits = append(b.commits, c)
 	clear(b.effects)
 	return nil
 }

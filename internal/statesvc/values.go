@@ -3,6 +3,7 @@ package statesvc
 import (
 	"math"
 	"math/big"
+	"strconv"
 	"time"
 	"unicode/utf8"
 
@@ -293,7 +294,7 @@ func shownMark(kind string, revision uint64) rpc.Value {
 
 // revisionValue is the answer of most writes.
 func revisionValue(revision uint64) rpc.Value {
-	o := newObject(32)
-	o.uint("revision", revision)
-	return o.end()
+	text := append(make([]byte, 0, 32), `{"revision":`...)
+	text = append(strconv.AppendUint(text, revision, 10), '}')
+	return rpc.RawValue(text, rpc.Traits{Depth: 1})
 }
