@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"sort"
 	"strings"
 	"time"
@@ -18,6 +19,10 @@ import (
 
 // storeFolder is where the store lives inside the state folder.
 const storeFolder = "store"
+
+// largeState is how many bytes of keys and values make reading them leave a
+// noticeable amount of garbage.
+const largeState = 32 << 20
 
 // storeQueue is how many transactions may wait for the disk.
 const storeQueue = 65536
@@ -41,6 +46,11 @@ func (h *hub) openStore() error {
 	info := store.Info()
 	h.log.Info("state opened", zap.Uint64("revision", info.Revision), zap.Int("keys", store.Stats().Keys),
 		zap.Duration("took", time.Since(began)))
+	if store.Stats().Bytes > largeState {
+		// What reading it left behind is as large again. It would stay until the
+		// heap has doubled, which a hub that is mostly read never does.
+		go debug.FreeOSMemory()
+	}
 	h.table.Describe("state", "Shared state: values under keys, with revisions, transactions and watches.")
 	return h.table.Add(append(h.service.Methods(), kollaborstate.Methods(facts{h})...)...)
 }
