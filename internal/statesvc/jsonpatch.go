@@ -9,11 +9,7 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-const (
-	maxPatchOps = 1000
-	// maxPatchWork bounds what one patch may cost the committer: parts of containers looked at or copied.
-	maxPatchWork = 4 << 20
-)
+const maxPatchOps = 1000
 
 // patchStep is one operation of an RFC 6902 patch.
 type patchStep struct {
@@ -121,19 +117,25 @@ func pointerParts(pointer string) ([]string, error) {
 	return parts, nil
 }
 
-// change is the function of an OpPatch.
-func (steps patchSteps) change(old *Item) (Value, error) {
+// change applies the patch to a value and says what that cost: parts of containers looked at or copied.
+func (steps patchSteps) change(old *Item, most int) (result Value, cost int, err error) {
+	d := document{work: most, item: old}
+	defer func() { cost = most - d.work }()
+	if err := d.spend(len(old.Value.Data) / 8); err != nil { // it is checked first, and written in the end
+		return Value{}, 0, err
+	}
 	v, err := LoadedValue(old.Value)
 	if err != nil {
-		return Value{}, err
+		return Value{}, 0, err
 	}
-	d := document{root: nodeOf(v), work: maxPatchWork, item: old}
+	d.root = nodeOf(v)
 	for i := range steps {
 		if err := d.do(&steps[i]); err != nil {
-			return Value{}, err
+			return Value{}, 0, err
 		}
 	}
-	return StoredValue(valueOf(closed(d.root, 0)))
+	result, err = StoredValue(valueOf(closed(d.root, 0)))
+	return result, 0, err
 }
 
 // closed turns the open containers of a document back into a tree. What is nested too deeply is left as it is: it cannot
@@ -171,7 +173,7 @@ type array struct{ items []any }
 
 func (d *document) spend(n int) error {
 	if d.work -= n + 1; d.work < 0 {
-		return rpc.Errorf(rpc.CodeTooLarge, "the patch is too much work for one write")
+		return errTooMuchWork
 	}
 	return nil
 }
@@ -243,6 +245,9 @@ func (d *document) do(p *patchStep) error {
 		return err
 	}
 	if !equalValues(valueOf(x), p.value, &d.work) {
+		if d.work < 0 {
+			return errTooMuchWork // they may be equal
+		}
 		return rpc.Errorf(rpc.CodeConflict, "the value at %q is another", pointerOf(p.path)).With(conflictData(d.item.Key, d.item.Revision))
 	}
 	return nil

@@ -165,7 +165,7 @@ func TestCancelledWrite(t *testing.T) {
 	c := newCaller(t, s)
 	release := make(chan struct{})
 	entered := make(chan struct{})
-	err := s.Store().Commit(&Tx{If: []Condition{{Key: "x", Equal: func(*Item) bool { close(entered); <-release; return true }}}}, func(Result, error) {})
+	err := s.Store().Commit(&Tx{If: []Condition{{Key: "x", Equal: func(*Item) (bool, error) { close(entered); <-release; return true, nil }}}}, func(Result, error) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,7 @@ func TestArgumentsAreBorrowed(t *testing.T) {
 	c.must("state.put", `["p",{"a":1}]`)
 	c.must("state.put", `["q",{"a":1}]`)
 	release, entered := make(chan struct{}), make(chan struct{})
-	err := s.Store().Commit(&Tx{If: []Condition{{Key: "x", Equal: func(*Item) bool { close(entered); <-release; return true }}}}, func(Result, error) {})
+	err := s.Store().Commit(&Tx{If: []Condition{{Key: "x", Equal: func(*Item) (bool, error) { close(entered); <-release; return true, nil }}}}, func(Result, error) {})
 	if err != nil {
 		t.Fatal(err)
 	}

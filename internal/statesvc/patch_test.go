@@ -17,11 +17,11 @@ func patched(t testing.TB, old, merge, ops string) (string, error) {
 	if ops != "" {
 		o = mustParse(t, ops)
 	}
-	change, err := patchOf(m, o)
+	change, err := patchWork(m, o)
 	if err != nil {
 		return "", err
 	}
-	v, err := change(&Item{Key: "k", Revision: 7, Value: Value{Data: []byte(old)}})
+	v, _, err := change(&Item{Key: "k", Revision: 7, Value: Value{Data: []byte(old)}}, maxWork)
 	return string(v.Data), err
 }
 

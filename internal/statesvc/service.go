@@ -18,6 +18,7 @@ type Service struct {
 	boot    string   // makes the owners of this run different from those of the runs before
 
 	pump pump
+	late budget // for work on values that could not be done ahead
 
 	mu        sync.Mutex
 	links     map[*rpc.Link]*linkState

@@ -152,7 +152,7 @@ type Op struct {
 type Condition struct {
 	Key      string
 	Revision uint64
-	Equal    func(current *Item) bool
+	Equal    func(current *Item) (bool, error) // an error fails the transaction
 }
 
 // Tx is a transaction: when all of If hold, Then is done, else Else; all of it or nothing, under one revision. An operation

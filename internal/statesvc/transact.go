@@ -113,7 +113,11 @@ func (b *batch) transact(conds []Condition, then, els []step, results []OpResult
 	b.effects, b.index = b.effects[:0], nil
 	res := Result{Succeeded: true}
 	for i := range conds {
-		if !b.holds(&conds[i]) {
+		ok, err := b.holds(&conds[i])
+		if err != nil {
+			return Result{}, err
+		}
+		if !ok {
 			res.Succeeded = false
 			break
 		}
@@ -137,15 +141,15 @@ func (b *batch) transact(conds []Condition, then, els []step, results []OpResult
 	return res, nil
 }
 
-func (b *batch) holds(c *Condition) bool {
+func (b *batch) holds(c *Condition) (bool, error) {
 	it, _ := b.tree.Get(c.Key)
 	if c.Equal != nil {
 		return c.Equal(it)
 	}
 	if it == nil {
-		return c.Revision == 0
+		return c.Revision == 0, nil
 	}
-	return it.Revision == c.Revision
+	return it.Revision == c.Revision, nil
 }
 
 func (b *batch) step(s *step, res *OpResult) error {

@@ -1,6 +1,8 @@
 package statesvc
 
 import (
+	"bytes"
+
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
@@ -34,13 +36,14 @@ func (s *Service) txn(b *rpc.Batch, c *rpc.Call, in txnParams) {
 }
 
 func (s *Service) fillTx(c *rpc.Call, tx *Tx, in txnParams) (err error) {
-	if tx.If, err = conditions(in.If); err != nil {
+	left := newAllowance()
+	if tx.If, err = s.conditions(in.If, left); err != nil {
 		return err
 	}
-	if tx.Then, err = s.operations(c, "then", in.Then); err != nil {
+	if tx.Then, err = s.operations(c, "then", in.Then, left); err != nil {
 		return err
 	}
-	tx.Else, err = s.operations(c, "else", in.Else)
+	tx.Else, err = s.operations(c, "else", in.Else, left)
 	return err
 }
 
@@ -56,7 +59,7 @@ func list(name string, v rpc.Value) ([]rpc.Value, error) {
 	return items, nil
 }
 
-func conditions(v rpc.Value) ([]Condition, error) {
+func (s *Service) conditions(v rpc.Value, left *allowance) ([]Condition, error) {
 	items, err := list("if", v)
 	if err != nil {
 		return nil, err
@@ -81,7 +84,9 @@ func conditions(v rpc.Value) ([]Condition, error) {
 			if values++; values > maxValueConditions {
 				return nil, rpc.Errorf(rpc.CodeTooLarge, "a transaction compares at most %d values", maxValueConditions)
 			}
-			cond.Equal = valueIs(want.Own())
+			if cond.Equal, err = s.valueIs(cond.Key, want.Own(), left); err != nil {
+				return nil, err
+			}
 		}
 		if err := f.end(); err != nil {
 			return nil, invalid("condition %d: %v", i+1, err)
@@ -91,21 +96,36 @@ func conditions(v rpc.Value) ([]Condition, error) {
 }
 
 // valueIs returns a condition that holds for items whose value means the same as want.
-func valueIs(want rpc.Value) func(*Item) bool {
-	return func(it *Item) bool {
-		if it == nil {
-			return false
+func (s *Service) valueIs(key string, want rpc.Value, left *allowance) (func(*Item) (bool, error), error) {
+	wanted, raw := want.Raw()
+	size := sizeOf(want)
+	a, err := newAhead(s, key, left, func(it *Item, most int) (bool, int, error) {
+		if raw && it.Value.Encoding == EncodingJSON && bytes.Equal(wanted, it.Value.Data) {
+			return true, 1, nil
+		}
+		cost := (len(it.Value.Data) + size) / 4
+		if cost > most {
+			return false, 0, errTooMuchWork
 		}
 		v, err := LoadedValue(it.Value)
 		if err != nil {
-			return false
+			return false, cost, nil
 		}
 		work := equalWork(len(it.Value.Data))
-		return equalValues(v, want, &work)
+		return equalValues(v, want, &work), cost, nil
+	})
+	if err != nil {
+		return nil, err
 	}
+	return func(it *Item) (bool, error) {
+		if it == nil {
+			return false, nil
+		}
+		return a.of(it)
+	}, nil
 }
 
-func (s *Service) operations(c *rpc.Call, name string, v rpc.Value) ([]Op, error) {
+func (s *Service) operations(c *rpc.Call, name string, v rpc.Value, left *allowance) ([]Op, error) {
 	items, err := list(name, v)
 	if err != nil {
 		return nil, err
@@ -114,7 +134,7 @@ func (s *Service) operations(c *rpc.Call, name string, v rpc.Value) ([]Op, error
 	for i, item := range items {
 		f, err := fieldsOf(item)
 		if err == nil {
-			err = s.operation(c, &ops[i], f)
+			err = s.operation(c, &ops[i], f, left)
 		}
 		if err != nil {
 			e := *fault(err)
@@ -127,7 +147,7 @@ func (s *Service) operations(c *rpc.Call, name string, v rpc.Value) ([]Op, error
 	return ops, nil
 }
 
-func (s *Service) operation(c *rpc.Call, op *Op, f *fields) (err error) {
+func (s *Service) operation(c *rpc.Call, op *Op, f *fields, left *allowance) (err error) {
 	kind := f.str("op", true)
 	switch kind {
 	case "put":
@@ -145,7 +165,7 @@ func (s *Service) operation(c *rpc.Call, op *Op, f *fields) (err error) {
 		merge, _ := f.take("merge")
 		ops, _ := f.take("ops")
 		if f.err == nil {
-			op.Patch, err = patchOf(merge, ops)
+			op.Patch, err = s.patchOf(op.Key, merge, ops, left)
 		}
 	case "touch":
 		op.Kind, op.Key = OpTouch, f.str("key", true)

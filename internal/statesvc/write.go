@@ -139,7 +139,7 @@ func ttlOf(seconds float64) (time.Duration, error) {
 }
 
 func (s *Service) patch(b *rpc.Batch, c *rpc.Call, in patchParams) {
-	change, err := patchOf(in.Merge, in.Ops)
+	change, err := s.patchOf(in.Key, in.Merge, in.Ops, newAllowance())
 	if err != nil {
 		c.Finish(b, rpc.Value{}, fault(err))
 		return
@@ -149,8 +149,21 @@ func (s *Service) patch(b *rpc.Batch, c *rpc.Call, in patchParams) {
 	s.commit(b, c, OneOp(op), atRevision)
 }
 
-// patchOf makes the function of an OpPatch. Exactly one of merge and ops is there; null beside the other counts as absent.
-func patchOf(merge, ops rpc.Value) (func(*Item) (Value, error), error) {
+// patchOf makes the function of an OpPatch, whose work is done already where that is possible.
+func (s *Service) patchOf(key string, merge, ops rpc.Value, left *allowance) (func(*Item) (Value, error), error) {
+	change, err := patchWork(merge, ops)
+	if err != nil {
+		return nil, err
+	}
+	a, err := newAhead(s, key, left, change)
+	if err != nil {
+		return nil, err
+	}
+	return a.of, nil
+}
+
+// patchWork reads a patch. Exactly one of merge and ops is there; null beside the other counts as absent.
+func patchWork(merge, ops rpc.Value) (func(old *Item, most int) (Value, int, error), error) {
 	hasMerge, hasOps := !merge.IsUndefined(), !ops.IsUndefined() && !ops.IsNull()
 	if hasOps && merge.IsNull() {
 		hasMerge = false
@@ -166,13 +179,31 @@ func patchOf(merge, ops rpc.Value) (func(*Item) (Value, error), error) {
 		return steps.change, nil
 	}
 	merge = merge.Own()
-	return func(old *Item) (Value, error) {
+	size := sizeOf(merge)
+	return func(old *Item, most int) (Value, int, error) {
+		cost := (len(old.Value.Data) + size) / 8
+		if cost > most {
+			return Value{}, 0, errTooMuchWork
+		}
 		v, err := LoadedValue(old.Value)
 		if err != nil {
-			return Value{}, err
+			return Value{}, cost, err
 		}
-		return StoredValue(mergePatch(v, merge, 0))
+		result, err := StoredValue(mergePatch(v, merge, 0))
+		return result, cost, err
 	}, nil
+}
+
+// sizeOf is about how many bytes v has as text.
+func sizeOf(v rpc.Value) int {
+	if text, ok := v.Raw(); ok {
+		return len(text)
+	}
+	data, err := StoredValue(v)
+	if err != nil {
+		return 0 // storing it will fail as well
+	}
+	return len(data.Data)
 }
 
 func (s *Service) touch(b *rpc.Batch, c *rpc.Call, in touchParams) {

@@ -338,8 +338,8 @@ func testList(t *testing.T, h *H) {
 
 func testTransaction(t *testing.T, h *H) {
 	h.Must(Put("a", "1"))
-	equal := func(want string) func(*statesvc.Item) bool {
-		return func(it *statesvc.Item) bool { return it != nil && string(it.Value.Data) == want }
+	equal := func(want string) func(*statesvc.Item) (bool, error) {
+		return func(it *statesvc.Item) (bool, error) { return it != nil && string(it.Value.Data) == want, nil }
 	}
 	tx := &statesvc.Tx{
 		If:   []statesvc.Condition{{Key: "a", Revision: 1}, {Key: "none"}, {Key: "a", Equal: equal("1")}},
