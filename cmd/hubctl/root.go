@@ -92,7 +92,7 @@ context says ("hubctl context"), else at the socket of this user's hub
 	root.RegisterFlagCompletionFunc("color", cobra.FixedCompletions([]string{"auto", "always", "never"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		newCall(a), newMethods(a), newDescribe(a), newPing(a), newAttach(a), newRun(a), newPublish(a),
-		newWait(a), newStatus(a), newState(a), newToken(a), newBridge(a), newExitCodes(),
+		newWait(a), newStatus(a), newState(a), newFile(a), newToken(a), newBridge(a), newExitCodes(),
 		newTop(a), newMonitor(a), newDoctor(a), newCheck(a), newContext(a), newLogLevel(a), newBugreport(a),
 	)
 	root.InitDefaultHelpCmd()

@@ -28,6 +28,12 @@ func (s *Service) upload(ctx context.Context, in struct {
 	if in.Size != nil && *in.Size > s.maxUpload {
 		return "", s.tooLarge()
 	}
+	// The first item is waited for before the disk is: from then on the sender
+	// knows how far it may run ahead.
+	v, more, err := in.Src.Recv(ctx)
+	if err != nil {
+		return "", err
+	}
 	dir, name := path.Split(dst)
 	t, err := s.create(path.Clean("./" + dir))
 	if err != nil {
@@ -42,10 +48,7 @@ func (s *Service) upload(ctx context.Context, in struct {
 		sum = sha256.New()
 	}
 	var size int64
-	for v, err := range in.Src.All(ctx) {
-		if err != nil {
-			return "", err
-		}
+	for ; more; v, more, err = in.Src.Recv(ctx) {
 		data, err := v.AsBytes()
 		if err != nil {
 			return "", rpc.Errorf(rpc.CodeInvalidParams, "stream item: %v", err)
@@ -59,6 +62,9 @@ func (s *Service) upload(ctx context.Context, in struct {
 		if sum != nil {
 			sum.Write(data)
 		}
+	}
+	if err != nil {
+		return "", err
 	}
 	if in.Size != nil && size != *in.Size {
 		return "", rpc.HandlerError("ValueError", "the content does not have the size that was announced")

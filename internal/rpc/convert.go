@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -207,6 +208,12 @@ func (v Value) AsFloat() (float64, error) {
 func (v Value) AsBytes() ([]byte, error) {
 	if b, ok := v.tree.(Bytes); ok {
 		return b.Data, nil
+	}
+	if v.Kind() == '"' && bytes.IndexByte(v.raw, '\\') < 0 { // most of it: no string in between
+		data, err := base64.StdEncoding.AppendDecode(nil, v.raw[1:len(v.raw)-1])
+		if err == nil {
+			return data, nil
+		}
 	}
 	s, err := v.AsString()
 	if err != nil {

@@ -45,6 +45,7 @@ type Outbox struct {
 
 	mu      sync.Mutex // innermost lock; never held during a write
 	buf     *buffer    // waits for the writer; nil when nothing does
+	spare   *buffer    // becomes buf while the background writer goes on; nil for none
 	flying  int        // bytes that the writer holds
 	writing bool       // somebody owns the write side
 	batch   *Batch     // will flush; nil when nobody has promised to
@@ -78,7 +79,9 @@ func (o *Outbox) Append(b *Batch, f func([]byte) []byte) error {
 		return o.err
 	}
 	if o.buf == nil {
-		o.buf = getBuffer(o.writing)
+		if o.buf, o.spare = o.spare, nil; o.buf == nil {
+			o.buf = getBuffer(o.writing)
+		}
 	}
 	before := len(o.buf.p) + o.flying
 	o.fillLocked(f)
@@ -168,15 +171,25 @@ func (o *Outbox) drain(buf *buffer, from int) {
 				break
 			}
 		}
-		putBuffer(buf)
 		o.mu.Lock()
 		if o.buf == nil || len(o.buf.p) == 0 || o.err != nil {
+			// A spare buffer did not come out of the pool. If it went in, the
+			// pool would fill up with one more each time that a stream pauses.
+			o.spare = nil
 			o.writing, o.flying = false, 0
 			o.unlockAndWake()
+			putBuffer(buf)
 			return
 		}
-		buf, from = o.buf, 0
-		o.buf, o.flying = nil, len(buf.p)
+		next := o.buf
+		o.buf, o.flying = nil, len(next.p)
+		if o.spare == nil && buf != nil && cap(buf.p) <= max(spareBuffer, min(maxBuffer, 4*len(next.p))) {
+			// As much comes as goes: two buffers take turns. From the pool each
+			// would be a small one that grows.
+			buf.p = buf.p[:0]
+			o.spare = buf
+		}
+		buf, from = next, 0
 		o.mu.Unlock()
 	}
 }
@@ -371,8 +384,9 @@ var buffers = sync.Pool{New: func() any { return &buffer{make([]byte, 0, minBuff
 
 const (
 	minBuffer    = 4 << 10
-	maxBuffer    = 2 << 20  // what a larger frame needed is left to the collector
-	queuedBuffer = 16 << 10 // the most that a buffer may be at first behind a slow peer
+	maxBuffer    = 2 << 20   // what a larger frame needed is left to the collector
+	spareBuffer  = 256 << 10 // the most that waits to take its turn, unless the queue is as long
+	queuedBuffer = 16 << 10  // the most that a buffer may be at first behind a slow peer
 )
 
 func getBuffer(slow bool) *buffer {

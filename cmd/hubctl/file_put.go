@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// putPiece is the size of the items of an upload.
+const putPiece = 32 << 10
+
+func newFilePut(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "put LOCAL | - [PATH]",
+		Short: "Copy a file to the hub",
+		Long: `Copy a file to the hub, under its own name if no other is given. The file is
+there when the copy is complete; until then what was there stays, and what is
+interrupted leaves nothing behind.`,
+		Example: `  hubctl file put report.pdf
+  hubctl file put report.pdf reports/march.pdf
+  tar cz . | hubctl file put - backup/today.tgz`,
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			remote := filepath.Base(args[0])
+			switch {
+			case len(args) == 2:
+				remote = args[1]
+				if strings.HasSuffix(remote, "/") && args[0] != "-" {
+					remote = path.Join(remote, filepath.Base(args[0]))
+				}
+			case args[0] == "-":
+				return usageError{"name the file to write in the hub", "usage: " + cmd.UseLine()}
+			}
+			return a.putFile(cmd.Context(), args[0], remote)
+		},
+	}
+}
+
+func (a *app) putFile(ctx context.Context, local, remote string) error {
+	in, size, err := a.openInput(local)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	c, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	params := map[string]any{"dst_path": remote}
+	if size >= 0 {
+		params["size"] = size // a file that changes meanwhile is not taken for whole
+	}
+	s, err := c.Open(ctx, "file.upload", params)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	bar := a.progress(path.Base(remote), size, true)
+	defer bar.end()
+	buf := make([]byte, putPiece)
+	var item json.RawMessage
+	var sent int64
+	for {
+		n, err := io.ReadFull(in, buf)
+		if n > 0 {
+			item = appendBytes(item, buf[:n])
+			if failed := s.Send(item); failed == io.EOF {
+				break // the hub says why
+			} else if failed != nil {
+				return failed
+			}
+			sent += int64(n)
+			bar.add(int64(n))
+		}
+		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", local, err)
+		}
+	}
+	var stored string
+	if err := s.Result(&stored); err != nil {
+		return fileError(err)
+	}
+	bar.end()
+	a.talk("%d bytes are in %s", sent, stored)
+	return nil
+}
