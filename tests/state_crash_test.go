@@ -26,6 +26,8 @@ const (
 	// crashRoom is what history holds with room to spare: the hub remembers
 	// 100,000 changes, and the slow watcher must not fall behind that.
 	crashRoom = 60_000
+	// crashLeast is how many changes are acknowledged at least.
+	crashLeast = 10_000
 )
 
 // acked is a write that the hub acknowledged.
@@ -251,7 +253,9 @@ func TestStateSurvivesKills(t *testing.T) {
 	cli.until(1) // it comes back to a hub that it had reached once
 
 	for kill := range crashKills {
-		time.Sleep(time.Duration(random.IntN(150)) * time.Millisecond) // the random moment
+		// The random moment, in changes rather than in time: a slow machine must not make the test show less.
+		more := newest.Load() + random.Uint64N(2*crashLeast/crashKills)
+		eventually(t, "writes are acknowledged between two kills", func() bool { return newest.Load() >= more })
 		before := newest.Load()
 		d.kill()
 		d = startHub(t, dir, state)
@@ -259,8 +263,8 @@ func TestStateSurvivesKills(t *testing.T) {
 			t.Fatalf("kill %d: revision %d after the restart, %d was acknowledged before", kill, now, before)
 		}
 	}
-	atLast := newest.Load()
-	eventually(t, "writes are acknowledged after the last restart", func() bool { return newest.Load() > atLast+100 })
+	atLast := max(newest.Load()+100, crashLeast)
+	eventually(t, "writes are acknowledged after the last restart", func() bool { return newest.Load() > atLast })
 	stopWriting()
 	writing.Wait()
 	for _, w := range writers {
@@ -301,6 +305,9 @@ func TestStateSurvivesKills(t *testing.T) {
 	acks := 0
 	for _, w := range writers {
 		acks += len(w.acks)
+	}
+	if acks < crashLeast {
+		t.Errorf("only %d changes were acknowledged: the test shows little", acks)
 	}
 	t.Logf("%d kills, %d acknowledged changes of %d sent calls, revision %d", crashKills, acks, sent.Load(), until)
 }

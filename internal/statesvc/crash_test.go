@@ -50,6 +50,9 @@ var crashOptions = Options{SnapshotBytes: 256 << 10}
 
 const crashKeys, crashClients = 24, 8
 
+// crashWrites is how many writes are acknowledged between two kills, on average.
+const crashWrites = 900
+
 func crashChild(dir string) {
 	fail := func(err error) {
 		fmt.Println("x", err)
@@ -181,12 +184,10 @@ func TestCrash(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		kill := func(after time.Duration) *time.Timer {
-			return time.AfterFunc(after, func() { cmd.Process.Kill() })
-		}
-		var timer *time.Timer
-		if round%5 == 4 { // during recovery or right after the start
-			timer = kill(time.Duration(rng.IntN(30)) * time.Millisecond)
+		// A random moment: after so many writes, or now and then during recovery or right after the start.
+		writes := crashWrites/2 + rng.IntN(crashWrites)
+		if round%5 == 4 {
+			time.AfterFunc(time.Duration(rng.IntN(30))*time.Millisecond, func() { cmd.Process.Kill() })
 		}
 		open := map[string]*crashOp{}
 		r := bufio.NewReader(out)
@@ -201,9 +202,6 @@ func TestCrash(t *testing.T) {
 			f := strings.Fields(line)
 			switch f[0] {
 			case "ready":
-				if timer == nil {
-					timer = kill(time.Duration(30+rng.IntN(150)) * time.Millisecond)
-				}
 			case "x":
 				t.Fatalf("round %d: child: %s", round, line)
 			case "i":
@@ -221,6 +219,11 @@ func TestCrash(t *testing.T) {
 				op.revision, _ = strconv.ParseUint(f[2], 10, 64)
 				op.value = f[3]
 				op.to, _ = strconv.ParseInt(f[4], 10, 64)
+				if op.kind != "get" && op.revision > 0 {
+					if writes--; writes == 0 {
+						cmd.Process.Kill() // what it has said until then is still read
+					}
+				}
 			case "e":
 				w, _ := strconv.Atoi(f[1])
 				rev, _ := strconv.ParseUint(f[2], 10, 64)
@@ -285,8 +288,8 @@ func TestCrash(t *testing.T) {
 	}
 	t.Logf("%d kills, %d acknowledged writes, %d reads, %d under way, %d and %d events watched, newest revision %d",
 		kills, acked, reads, pending, len(events[0]), len(events[1]), e.Info().Revision)
-	if acked < 100*kills {
-		t.Errorf("only %d writes: the test shows little", acked)
+	if answered := len(ops) - pending; acked < crashWrites*kills/3 || kills >= 20 && answered < 20_000 {
+		t.Errorf("only %d writes and %d operations: the test shows little", acked, answered)
 	}
 	checkRealTime(t, ops)
 	checkLinearizable(t, ops)
