@@ -205,6 +205,9 @@ func (g *generated) params(args []string) (json.RawMessage, string, error) {
 	if rest != nil {
 		elem := *rest
 		elem.Type = strings.TrimPrefix(elem.Type, "[]")
+		if len(args)+len(words) == 0 {
+			return nil, "", nil
+		}
 		for _, arg := range args {
 			v, err := argumentValue(elem, arg)
 			if err != nil {

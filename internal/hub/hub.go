@@ -85,6 +85,7 @@ type hub struct {
 	live       atomic.Pointer[live] // what a reload swaps
 	phase      atomic.Uint32
 	monitors   monitors
+	provided   providers
 	configGood atomic.Bool   // the last reload was taken over
 	answered   atomic.Uint64 // calls
 	unwatch    func()        // ends the watchdog; set once the hub is ready

@@ -36,18 +36,19 @@ type metrics struct {
 	tlsReloads   *prometheus.CounterVec
 	tlsExpiry    prometheus.Gauge
 
-	attached      prometheus.Gauge
-	followers     prometheus.Gauge
-	events        prometheus.Counter
-	eventBytes    prometheus.Counter
-	evicted       prometheus.Counter
-	inputs        prometheus.Counter
-	prompts       *prometheus.CounterVec
-	messages      *prometheus.CounterVec
-	outboxBlocked prometheus.Counter
-	acceptErrors  prometheus.Counter
-	reloads       *prometheus.CounterVec
-	configGood    prometheus.Gauge
+	attached        prometheus.Gauge
+	followers       prometheus.Gauge
+	events          prometheus.Counter
+	eventBytes      prometheus.Counter
+	evicted         prometheus.Counter
+	inputs          prometheus.Counter
+	prompts         *prometheus.CounterVec
+	messages        *prometheus.CounterVec
+	outboxBlocked   prometheus.Counter
+	acceptErrors    prometheus.Counter
+	providerChanges *prometheus.CounterVec
+	reloads         *prometheus.CounterVec
+	configGood      prometheus.Gauge
 
 	other     *methodSeries  // of names that are not in the table
 	protocols []rpc.Protocol // that have series from the start
@@ -120,6 +121,7 @@ func newMetrics(version string, protocols []rpc.Protocol) *metrics {
 	m.messages = m.counters("hubd_session_messages_total", "Messages that sessions got, by result.", "result")
 	m.outboxBlocked = m.counter("hubd_outbox_blocked_seconds_total", "Time that writers waited for peers to take their bytes.")
 	m.acceptErrors = m.counter("hubd_accept_errors_total", "Failed attempts to accept a connection.")
+	m.providerChanges = m.counters("hubd_provider_changes_total", "Services that clients began to provide (came) or stopped providing (left).", "change")
 	m.reloads = m.counters("hubd_reloads_total", "Reloads of the configuration, by result.", "result")
 	m.configGood = m.gauge("hubd_config_last_reload_successful", "1 when the last reload of the configuration was taken over or none was tried, else 0.")
 	m.configGood.Set(1)
@@ -172,6 +174,9 @@ func (m *metrics) zero() {
 	for _, result := range []string{"taken", "duplicate"} {
 		m.messages.WithLabelValues(result)
 	}
+	for _, change := range []string{providerCame, providerLeft} {
+		m.providerChanges.WithLabelValues(change)
+	}
 	for _, result := range []string{"ok", "failed"} {
 		m.tlsReloads.WithLabelValues(result)
 		m.reloads.WithLabelValues(result)
@@ -200,6 +205,15 @@ type methodSeries struct {
 
 // added is the Table's Added hook.
 func (m *metrics) added(method *rpc.Method) { method.Metric = m.series(method.Name) }
+
+// removed takes the series of a method away that is no longer in the table:
+// what clients provide must not pile up.
+func (m *metrics) removed(method *rpc.Method) {
+	labels := prometheus.Labels{"method": method.Name}
+	m.calls.DeletePartialMatch(labels)
+	m.duration.DeletePartialMatch(labels)
+	m.slow.DeletePartialMatch(labels)
+}
 
 func (m *metrics) series(name string) *methodSeries {
 	s := &methodSeries{metrics: m, name: name, slow: m.slow.WithLabelValues(name)}

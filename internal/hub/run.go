@@ -74,7 +74,7 @@ func start(o Options) (_ *hub, err error) {
 	if err := h.table.Add(h.builtins()...); err != nil {
 		return nil, err
 	}
-	if err := h.table.Add(append(h.topMethods(), h.adminMethods()...)...); err != nil {
+	if err := h.table.Add(slices.Concat(h.topMethods(), h.adminMethods(), h.provideMethods())...); err != nil {
 		return nil, err
 	}
 	if o.Demo {
