@@ -13,6 +13,7 @@ type present struct {
 	inFlight, connections, outbox, sessions, kept *prometheus.Desc
 	entries, unfinished                           *prometheus.Desc
 	methods, changes                              *prometheus.Desc
+	spool                                         *prometheus.Desc
 }
 
 // collectPresent registers the gauges that are read from h.
@@ -33,6 +34,7 @@ func (m *metrics) collectPresent(h *hub) {
 		sessions:    desc("hubd_sessions", "Open sessions."),
 		methods:     desc("hubd_methods", "Methods that can be called, by who offers them: the hub itself or a provider.", "from"),
 		changes:     prometheus.NewDesc(changes, changesHelp, nil, nil),
+		spool:       desc("hubd_spool_bytes", "Bytes of uploaded files that wait for their calls to end."),
 		kept:        desc("hubd_session_memory_bytes", "Bytes of the events that sessions keep for replay and for followers that lag."),
 		entries:     desc("hubd_capnweb_entries", "What Cap'n Web sessions have in their tables, without their main objects.", "table"),
 	})
@@ -46,6 +48,7 @@ func (p *present) Describe(ch chan<- *prometheus.Desc) {
 	ch <- p.unfinished
 	ch <- p.sessions
 	ch <- p.kept
+	ch <- p.spool
 	ch <- p.entries
 	ch <- p.methods
 	ch <- p.changes
@@ -95,6 +98,9 @@ func (p *present) Collect(ch chan<- prometheus.Metric) {
 	gauge(p.unfinished, int(p.hub.begun.Used()))
 	gauge(p.sessions, p.hub.sessionCount())
 	gauge(p.kept, int(p.hub.sessions.Kept()))
+	if p.hub.spool != nil {
+		gauge(p.spool, int(p.hub.spool.Used()))
+	}
 	exports, imports := p.hub.capnweb.Entries()
 	gauge(p.entries, exports, "exports")
 	gauge(p.entries, imports, "imports")
