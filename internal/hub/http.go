@@ -52,7 +52,7 @@ func newWeb(h *hub) *web {
 	}
 	limits := h.opts.Limits
 	w.server = &http.Server{
-		Handler:           h.guard(http.HandlerFunc(w.route)),
+		Handler:           endless(h.guard(http.HandlerFunc(w.route))),
 		ReadHeaderTimeout: limits.HTTPHead,
 		IdleTimeout:       limits.HTTPIdle,
 		MaxHeaderBytes:    limits.HTTPHeadBytes,

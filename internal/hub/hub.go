@@ -61,6 +61,7 @@ type hub struct {
 	spool     *krpc.Spool
 	files     *filesvc.Service // nil when there is no folder for it
 	snek      *snekrpc.Server
+	remotes   []*snekrpc.Remote
 	sessions  *session.Registry
 	web       *web
 	agentID   string // tells hubs apart

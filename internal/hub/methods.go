@@ -174,9 +174,14 @@ func describe(m *rpc.Method) methodInfo {
 	return d
 }
 
-func (h *hub) listMethods(_ context.Context, in struct {
+func (h *hub) listMethods(ctx context.Context, in struct {
 	Service *string `rpc:"service" doc:"only the methods of this service"`
 }) ([]methodInfo, error) {
+	if in.Service == nil {
+		h.learnRemotes(ctx, "")
+	} else {
+		h.learnRemotes(ctx, *in.Service)
+	}
 	list := []methodInfo{}
 	for _, m := range h.table.Methods() {
 		if service, _ := rpc.ServiceOf(m.Name); in.Service == nil || *in.Service == service {
@@ -193,10 +198,12 @@ type methodDetail struct {
 	Slow     *float64       `json:"slow"`
 }
 
-func (h *hub) describeMethod(_ context.Context, in struct {
+func (h *hub) describeMethod(ctx context.Context, in struct {
 	Name string `rpc:"name" doc:"dotted name of a method"`
 }) (methodDetail, error) {
-	m := h.table.Lookup(in.Name)
+	name, _ := rpc.ServiceOf(in.Name)
+	h.learnRemotes(ctx, name)
+	m := h.table.Row(in.Name)
 	if m == nil {
 		return methodDetail{}, rpc.Errorf(rpc.CodeNotFound, "no such method %q", rpc.CleanText(in.Name, 64))
 	}

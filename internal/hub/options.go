@@ -373,6 +373,9 @@ func parseRemote(text string) (alias string, far *url.URL, err error) {
 	if err != nil {
 		return "", nil, fmt.Errorf("remote %q: the address cannot be read", text)
 	}
+	if service, query, ok := strings.Cut(far.Fragment, "?"); ok && far.RawQuery == "" { // the query may stand last
+		far.Fragment, far.RawQuery = service, query
+	}
 	switch far.Scheme {
 	case "tcp", "http":
 		if far.Host == "" {

@@ -64,7 +64,6 @@ func start(o Options) (_ *hub, err error) {
 			h.close()
 		}
 	}()
-	h.notYet()
 	if h.state, err = openState(o.State); err != nil {
 		return nil, err
 	}
@@ -96,6 +95,9 @@ func start(o Options) (_ *hub, err error) {
 		return nil, err
 	}
 	if err := h.openStore(); err != nil {
+		return nil, err
+	}
+	if err := h.mountRemotes(); err != nil {
 		return nil, err
 	}
 	if err := h.listenAll(); err != nil {
@@ -175,13 +177,6 @@ func agentID() string {
 	var b [6]byte
 	rand.Read(b[:])
 	return hex.EncodeToString(b[:])
-}
-
-// notYet says which options are taken, but have no effect yet.
-func (h *hub) notYet() {
-	if len(h.opts.Remotes) > 0 {
-		h.log.Warn("remote services are not part of this version: remote has no effect", zap.Int("remotes", len(h.opts.Remotes)))
-	}
 }
 
 // listenAll opens every address: the inherited ones, the configured ones, and
@@ -320,6 +315,7 @@ func (h *hub) close() {
 	h.web.conns.Close()
 	h.closeListeners()
 	h.accepting.Wait()
+	h.closeRemotes()
 	h.background.Wait()
 	h.sessions.Shutdown("the hub has stopped")
 	h.keepSessions()

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/snekrpc"
@@ -31,6 +30,7 @@ func (h *hub) newSnekrpc() *snekrpc.Server {
 		Version:    h.version,
 		MaxFrame:   h.opts.Limits.Frame,
 		HardOutbox: h.opts.Limits.Outbox,
+		Prepare:    h.prepareRemotes(),
 	})
 }
 
@@ -71,6 +71,17 @@ func (h *hub) serveTunnel(w http.ResponseWriter, r *http.Request) {
 	log.Info("tunnel ended")
 }
 
+// endless lets a request be refused whose body never ends: without the header
+// net/http would wait for the end before it answers.
+func endless(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if isTunnel(r) {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 func (h *hub) snekrpcConn(c *conn, r io.Reader, transport string, chunked bool) snekrpc.Conn {
 	k := snekrpc.Conn{
 		Reader:    r,
@@ -91,16 +102,11 @@ func (h *hub) snekrpcConn(c *conn, r io.Reader, transport string, chunked bool) 
 	return k
 }
 
-// quickAck is the reader of a TCP connection whose peer writes a message with
-// two calls: without TCP_NODELAY the second one leaves when the first is
-// acknowledged, which the kernel puts off by 40 ms unless it is told not to,
-// anew before each read.
+// quickAck is the reader of a TCP connection.
 type quickAck struct{ c *conn }
 
 func (q quickAck) Read(p []byte) (int, error) {
-	_ = q.c.raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
-	})
+	snekrpc.QuickAck(q.c.raw)
 	return q.c.Read(p)
 }
 

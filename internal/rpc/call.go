@@ -243,6 +243,11 @@ func (c *Call) reads(r *Reader) {
 	}
 }
 
+// Reads is for functions that read a stream of their call as they get it, not
+// as a parameter of Handle: the first item taken ends the deadline, and the end
+// of the call ends r.
+func (c *Call) Reads(r *Reader) { c.reads(r) }
+
 // late counts an answer that came after the call was settled.
 func (c *Call) late() {
 	if c.link != nil && c.link.gate.Observer != nil {

@@ -240,6 +240,10 @@ func (t *Table) Lookup(name string) *Method {
 	return s.find(name)
 }
 
+// Row is Lookup for those who tell what there is: without the stand-ins of
+// mounted services.
+func (t *Table) Row(name string) *Method { return t.state.Load().methods[name] }
+
 // LookupBytes is Lookup without a conversion.
 func (t *Table) LookupBytes(name []byte) *Method {
 	s := t.state.Load()

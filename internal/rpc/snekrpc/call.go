@@ -296,7 +296,7 @@ func refusal(e *rpc.Error) bool {
 
 // Open begins a streamed answer.
 func (k *call) Open(b *rpc.Batch, c *rpc.Call, src rpc.Source) rpc.Sink {
-	if !k.streams() { // clients expect the other form
+	if !k.streams() && !(k.Method != nil && k.Method.AnyParams) { // clients expect the other form, if they know
 		return rpc.Collect(c, src)
 	}
 	k.mark(b, startMsg)

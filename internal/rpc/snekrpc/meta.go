@@ -136,7 +136,7 @@ func (d *metadata) refreshLocked() {
 		}
 		var rows []*rpc.Method
 		for _, m := range svc.Methods {
-			if carried(m) && !m.AnyParams {
+			if carried(m) {
 				rows = append(rows, m)
 			}
 		}
