@@ -14,10 +14,10 @@ import (
 func (w *wire) message(text string) string {
 	w.t.Helper()
 	w.send(string(binary.BigEndian.AppendUint32(nil, uint32(len(text)))) + text)
-	return w.answer()
+	return w.snek()
 }
 
-func (w *wire) answer() string {
+func (w *wire) snek() string {
 	w.t.Helper()
 	var head [4]byte
 	if _, err := io.ReadFull(w.r, head[:]); err != nil {
@@ -137,7 +137,7 @@ func TestRemoteService(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 	for _, want := range []string{`["DataMessage","A"]`, `["DataMessage","B"]`, `["StreamEndMessage"]`} {
-		if got := s.answer(); got != want {
+		if got := s.snek(); got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
 	}
