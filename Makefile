@@ -20,7 +20,7 @@ CGO  = $(if $(RACE),1,0)
 FILES = $$(find . -name node_modules -prune -o -name '*.go' -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race shuffle fuzz bench lint vet fmt interop check prepare clean
+.PHONY: help build packages test race shuffle fuzz bench lint vet fmt interop check prepare clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ help: ## Show this list
 build: ## Build bin/hubd and bin/hubctl as they are released
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hubd ./cmd/hubd
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hubctl ./cmd/hubctl
+
+packages: ## Make .deb, .rpm, archives, bills of materials and checksums in dist/
+	$(GO) run ./internal/release -out dist $(if $(VERSION),-version $(VERSION))
 
 prepare: ## Install what the tests need, or say what is missing
 	@sh tests/prepare.sh

@@ -224,8 +224,14 @@ func (v *value) Set(s string) error {
 
 func (v *value) Type() string { return v.key.Arg }
 
+// release is set by the release build (internal/release).
+var release string
+
 // version is what the binary was built from, as far as the build tells.
 func version() string {
+	if release != "" {
+		return release
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
 		return "devel"

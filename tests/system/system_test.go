@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -71,8 +72,9 @@ func skipOrFail(t *testing.T, err error) {
 	t.Fatal(err)
 }
 
-// TestScenarios plays each scenario in a box of its own.
-func TestScenarios(t *testing.T) {
+// needBox returns the folder of the programs, or skips the test.
+func needBox(t *testing.T) string {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("boxes take a while")
 	}
@@ -83,11 +85,20 @@ func TestScenarios(t *testing.T) {
 	if err != nil {
 		skipOrFail(t, err)
 	}
+	return dir
+}
+
+// TestScenarios plays each scenario in a box of its own.
+func TestScenarios(t *testing.T) {
+	dir := needBox(t)
 	list, err := exec.Command(filepath.Join(dir, "scenarios")).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range strings.Fields(string(list)) {
+		if strings.HasPrefix(name, "package-") {
+			continue // TestPackages
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			play(t, dir, name)
@@ -118,4 +129,42 @@ func play(t *testing.T, dir, name string) {
 		entries = entries[len(entries)-20000:]
 	}
 	t.Errorf("%v\n%s\nthe end of the journal:\n%s", err, text, entries)
+}
+
+// TestPackages makes packages of two versions and installs, upgrades and
+// removes them in boxes.
+func TestPackages(t *testing.T) {
+	t.Parallel()
+	dir := needBox(t)
+	folder := t.TempDir()
+	text, err := os.ReadFile(filepath.Join(dir, "scenarios"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "scenarios"), text, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, version := range map[string]string{"old": "1.0.0", "new": "1.1.0"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		defer cancel()
+		cmd := command(ctx, "go", "run", "./internal/release", "-out", filepath.Join(folder, name), "-version", version, "-arch", runtime.GOARCH)
+		cmd.Dir = filepath.Join("..", "..")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			if strings.Contains(string(out), "goreleaser/nfpm") && os.Getenv("HUBD_TEST_BOX") == "" {
+				t.Skipf("nfpm cannot be fetched or built: %s", out)
+			}
+			t.Fatalf("%v\n%s", err, out)
+		}
+		check := exec.Command("sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS")
+		check.Dir = filepath.Join(folder, name)
+		if out, err := check.CombinedOutput(); err != nil {
+			t.Errorf("SHA256SUMS: %v\n%s", err, out)
+		}
+	}
+	for _, name := range []string{"package-deb", "package-rpm"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			play(t, folder, name)
+		})
+	}
 }

@@ -28,6 +28,8 @@ var scenarios = map[string]func(*machine){
 	"bad-config":      badConfig,
 	"user-unit":       userUnit,
 	"service-install": serviceInstall,
+	"package-deb":     packageDeb,
+	"package-rpm":     packageRPM,
 }
 
 func main() {
