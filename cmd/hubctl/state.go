@@ -36,7 +36,7 @@ a revision, higher than all before it. A write is answered when it is on disk.`,
 	cmd.AddCommand(
 		newStateGet(a), newStatePut(a), newStatePatch(a), newStateRemove(a), newStateList(a), newStateTree(a),
 		newStateWatch(a), newStateEdit(a), newStateHistory(a), newStateTxn(a), newStateImport(a), newStateExport(a),
-		newStateBackup(a), newStateRestore(a), newStateInfo(a),
+		newStateBackup(a), newStateRestore(a), newStateInfo(a), newStateTouch(a), newStateCompact(a),
 	)
 	return cmd
 }
