@@ -49,7 +49,7 @@ func lastRecord(t testing.TB, data []byte) (start, end int64) {
 	return s.records[len(s.records)-1].offset, s.end
 }
 
-// TestTornTail cuts the last record at every byte, by ending the file there and by zeros as in allocated space, and also
+// TestTornTail is promise P5 for what was never written completely: it cuts the last record at every byte, by ending the file there and by zeros as in allocated space, and also
 // with single sectors missing from its middle. All of it must start, with all earlier records and without the last.
 func TestTornTail(t *testing.T) {
 	t.Parallel()
@@ -169,7 +169,7 @@ func TestMissingFirstSector(t *testing.T) {
 	}
 }
 
-// TestFlippedBytes damages every place of a log in turn. Each time the store refuses to start, or shows exactly what it had.
+// TestFlippedBytes is promise P5: it damages every place of a log in turn. Each time the store refuses to start, or shows exactly what it had.
 func TestFlippedBytes(t *testing.T) {
 	t.Parallel()
 	dir, path, want, _ := writeLog(t, 40)

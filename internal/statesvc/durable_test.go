@@ -165,7 +165,7 @@ func TestReopenShowsTheSame(t *testing.T) {
 	}
 }
 
-// TestSnapshotsAndSegments lets the log go through many segments and snapshots and back through a crash.
+// TestSnapshotsAndSegments is what promise P7 rests on, a log that stays short; BenchmarkOpen has the figures. It lets the log go through many segments and snapshots and back through a crash.
 func TestSnapshotsAndSegments(t *testing.T) {
 	dir := t.TempDir()
 	opts := Options{SnapshotBytes: 3 << 20, Limits: Limits{HistoryEvents: 200}}

@@ -157,7 +157,7 @@ func mountTmpfs(t testing.TB, size string) string {
 	return dir
 }
 
-// TestFullDisk fills a small disk, goes on reading, and writes again when there is room, without a restart.
+// TestFullDisk is promise P6: it fills a small disk, goes on reading, and writes again when there is room, without a restart.
 func TestFullDisk(t *testing.T) {
 	dir := mountTmpfs(t, "16m")
 	e := mustOpen(t, filepath.Join(dir, "state"), Options{SnapshotBytes: 1 << 30})
@@ -317,7 +317,7 @@ func checkAcked(t *testing.T, e *engine, acked map[string]uint64) {
 	}
 }
 
-// TestFailingDisk lets the n-th call of each operation on storage fail, once and from then on, for growing n. Never is
+// TestFailingDisk is promise P6: it lets the n-th call of each operation on storage fail, once and from then on, for growing n. Never is
 // something acknowledged that is not there after a restart, nor anything shown that vanishes.
 func TestFailingDisk(t *testing.T) {
 	for _, errno := range []syscall.Errno{syscall.EIO, syscall.ENOSPC} {

@@ -219,6 +219,7 @@ func (f *folder) syncDir(name string) error {
 }
 
 // syncName makes the name of the folder itself durable, and those of the folders that it lies in: they may all be new.
+// Those further up may not be ours to read, or of a kind that cannot be synced.
 func (f *folder) syncName() error {
 	path, err := filepath.Abs(f.path)
 	if err != nil {
@@ -227,7 +228,7 @@ func (f *folder) syncName() error {
 	err = f.syncDir(filepath.Dir(path))
 	for dir := filepath.Dir(path); err == nil && dir != filepath.Dir(dir); {
 		dir = filepath.Dir(dir)
-		if err := f.syncDir(dir); err != nil && !errors.Is(err, fs.ErrPermission) {
+		if err := f.syncDir(dir); errors.Is(err, syscall.EIO) {
 			return err
 		}
 	}

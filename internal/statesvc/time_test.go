@@ -128,13 +128,15 @@ func TestLeasesSurviveARestart(t *testing.T) {
 
 const straceEnv = "STATESVC_STRACE_PUTS"
 
-// TestEachPutIsSynced counts system calls: n puts one after the other need at least n syncs. With injected failures of the
-// real calls, nothing that was acknowledged may be missing.
+// TestEachPutIsSynced is promise P1 call by call: n puts one after the other need at least n syncs. It is promise P6 as
+// well: the n-th call of each kind fails, once or from then on, and nothing that was acknowledged may be missing, nor may
+// the store refuse to start afterwards.
 func TestEachPutIsSynced(t *testing.T) {
 	if os.Getenv(straceEnv) != "" {
 		straceChild()
 		return
 	}
+	t.Parallel()
 	strace, err := exec.LookPath("strace")
 	if err != nil {
 		t.Skipf("system calls cannot be counted: %v", err)
@@ -149,17 +151,20 @@ func TestEachPutIsSynced(t *testing.T) {
 		text, _ := os.ReadFile(out)
 		acked = strings.Count(string(said), "acked\n")
 		if err != nil && acked == 0 {
-			return 0, string(text), fmt.Errorf("%w: %s", err, said)
+			err = fmt.Errorf("%w: %s", err, said)
+		} else {
+			err = nil
 		}
-		e, err := openEngine(filepath.Join(dir, "state"), Options{})
-		if err != nil {
-			return acked, string(text), fmt.Errorf("reopen: %w", err)
+		e, oerr := openEngine(filepath.Join(dir, "state"), Options{})
+		if oerr != nil {
+			t.Errorf("%v: %d acknowledged, reopen: %v", args, acked, oerr)
+			return acked, string(text), err
 		}
 		defer crash(e)
 		if keys := e.Stats().Keys; keys < acked {
 			t.Errorf("%v: %d acknowledged, %d there", args, acked, keys)
 		}
-		return acked, string(text), nil
+		return acked, string(text), err
 	}
 	acked, trace, err := run("-e", "trace=fsync,fdatasync")
 	if err != nil {
@@ -168,12 +173,31 @@ func TestEachPutIsSynced(t *testing.T) {
 	if syncs := strings.Count(trace, "fdatasync("); acked != 50 || syncs < 50 {
 		t.Errorf("%d puts acknowledged with %d syncs", acked, syncs)
 	}
-	for _, inject := range []string{"fdatasync:error=EIO:when=5", "fdatasync:error=EIO:when=9+", "write,pwrite64:error=ENOSPC:when=40+"} {
-		acked, trace, err := run("-e", "trace=fsync,fdatasync,write,pwrite64", "-e", "inject="+inject)
+	runs, failed, refused := 0, 0, 0
+	inject := func(what string) (calls int) {
+		acked, trace, err := run("-e", "trace=fsync,fdatasync,write,pwrite64,renameat,renameat2,ftruncate,fallocate,mkdirat", "-e", "inject="+what)
 		if err != nil {
-			t.Logf("%s: %v", inject, err) // writes to standard output fail as well, or the store could not be made
+			refused++ // to make the store
 		}
-		t.Logf("%s: %d acknowledged, %d calls failed", inject, acked, strings.Count(trace, "(INJECTED)"))
+		calls = strings.Count(trace, "(INJECTED)")
+		runs, failed = runs+1, failed+calls
+		t.Logf("%s: %d acknowledged, %d calls failed, %.120v", what, acked, calls, err)
+		return calls
+	}
+	inject("write,pwrite64:error=ENOSPC:when=40+")
+	for _, calls := range []string{"fdatasync", "fsync", "write,pwrite64", "renameat,renameat2", "ftruncate", "fallocate", "mkdirat"} {
+		for n := 1; n <= 10 && (thin == 1 || n <= 2); n++ {
+			if inject(fmt.Sprintf("%s:error=EIO:when=%d", calls, n)) == 0 {
+				break // there is no n-th
+			}
+			if n%4 == 1 {
+				inject(fmt.Sprintf("%s:error=EIO:when=%d+", calls, n))
+			}
+		}
+	}
+	t.Logf("%d runs, %d calls failed, %d times the store could not be made", runs, failed, refused)
+	if failed < runs/2 {
+		t.Error("too few calls failed: the test shows little")
 	}
 }
 
