@@ -32,7 +32,7 @@ func (c captured) text() string {
 	return c.Head + strings.Repeat("a", c.Len-len(c.Head)-len(c.Tail)) + c.Tail
 }
 
-func readCapture(t *testing.T, file string) (steps []string, byStep map[string][]captured) {
+func readCapture(t testing.TB, file string) (steps []string, byStep map[string][]captured) {
 	t.Helper()
 	f, err := os.Open(file)
 	if err != nil {
@@ -341,7 +341,7 @@ func replayStep(t *testing.T, s *Session, rec *recorder, file, step, client stri
 // compare waits until the hub has said as much as the captured server and
 // compares.
 func compare(t *testing.T, rec *recorder, file, step string, want []string) {
-	early := step == "stream-cancel" // the captured producer was slower
+	early := step == "stream-cancel"       // the captured producer was slower
 	releases := step == "callback-release" // elsewhere upstream waits for the garbage collector
 	if !releases {
 		want = slices.DeleteFunc(want, func(w string) bool { return strings.HasPrefix(w, "release") })
