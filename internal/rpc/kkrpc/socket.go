@@ -12,8 +12,10 @@ import (
 // destroySignal is what JavaScript's signalDestroy sends: a wish to close.
 const destroySignal = "__DESTROY__"
 
-// keepBuffer is the largest read buffer that is kept.
-const keepBuffer = 1 << 20
+const (
+	keepBuffer = 1 << 20  // the largest read buffer that is kept
+	maxPartial = 64 << 10 // the most of a line that waits for the next message
+)
 
 // socket is a connection over WebSocket. No pings are sent: the Python clients
 // never answer one, and take its payload for a message.
@@ -96,7 +98,7 @@ func (c *socket) message(s *Session, msg []byte) {
 		at := rpc.SkipSpace(line, 0)
 		switch {
 		case at == len(line): // a blank line is nothing
-		case !whole && !joined && line[at] == '{' && isCut(line):
+		case !whole && !joined && line[at] == '{' && len(line) <= maxPartial && isCut(line):
 			c.partial = bytes.Clone(line)
 		default:
 			s.Receive(c.Batch(), line)
