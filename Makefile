@@ -20,7 +20,7 @@ CGO  = $(if $(RACE),1,0)
 FILES = $$(find . -name node_modules -prune -o -name '*.go' -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help build packages test race shuffle fuzz bench lint vet fmt interop check prepare clean
+.PHONY: help build packages test race shuffle fuzz bench compare lint vet fmt interop check prepare clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ fuzz: ## Run each fuzz target for FUZZTIME (60s)
 bench: ## Run the benchmarks into bin/bench.txt, for benchstat
 	@mkdir -p bin
 	$(GO) test -run='^$$' -bench=. -benchmem ./... | tee bin/bench.txt
+
+compare: prepare ## Measure Cap'n Web beside a Node server, with the same Node client
+	HUBD_BENCH=1 $(GO) test ./tests -count=1 -v -run='^TestCompareCapnweb$$'
 
 lint: ## Run golangci-lint (fetched and built at its pinned version)
 	$(GO) run $(LINTER) run ./...

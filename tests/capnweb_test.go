@@ -54,6 +54,24 @@ func TestInteropCapnwebTokens(t *testing.T) {
 	}
 }
 
+// TestCompareCapnweb prints how a hub and a server of the library itself do
+// under the same client. It measures and judges nothing.
+func TestCompareCapnweb(t *testing.T) {
+	if os.Getenv("HUBD_BENCH") == "" {
+		t.Skip("set HUBD_BENCH=1 to measure, or run make compare")
+	}
+	dir := needNode(t, "capnweb")
+	d := startDaemon(t, "--listen", "tcp://127.0.0.1:0?auth=none")
+	cmd := exec.CommandContext(t.Context(), "node", "bench.mjs")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "HUBD_URL=http://"+d.tcpAddress()+"/capnweb", "HUBD_SOCKET="+d.socket, "HUBD_PID="+strconv.Itoa(d.cmd.Process.Pid))
+	out, err := cmd.CombinedOutput()
+	t.Logf("\n%s", out)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // selfSigned writes a certificate for 127.0.0.1 and its key.
 func selfSigned(t *testing.T) (cert, key string) {
 	t.Helper()

@@ -282,6 +282,18 @@ func cannotCarry(what string) error {
 	return &Error{Code: CodeSerialization, Message: what + " cannot be carried by this protocol", Ran: RanYes}
 }
 
+// KeyText returns what the key of a Map becomes where keys are text.
+func KeyText(key any) (string, error) {
+	if s, ok := key.(string); ok {
+		return s, nil
+	}
+	quoted, err := appendKey(nil, key, Form{NonFinite: true})
+	if err != nil {
+		return "", err
+	}
+	return Unquote(quoted), nil
+}
+
 func appendKey(dst []byte, key any, f Form) ([]byte, error) {
 	switch k := key.(type) {
 	case string:

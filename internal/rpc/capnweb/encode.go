@@ -235,18 +235,10 @@ func (e *encoder) object(m *rpc.Map) {
 	e.text("{")
 	first := true
 	for _, it := range m.Items {
-		key, ok := it.Key.(string)
-		if !ok {
-			v := rpc.TreeValue(it.Key)
-			text, err := v.JSON()
-			if err != nil {
-				e.cannot("a map key that no object can have")
-				return
-			}
-			key = string(text)
-			if s, err := v.AsString(); err == nil {
-				key = s
-			}
+		key, err := rpc.KeyText(it.Key)
+		if err != nil {
+			e.cannot("a map key that no object can have")
+			return
 		}
 		if inherited(key) {
 			continue

@@ -5,7 +5,8 @@
 //
 //   HUBD_URL=http://127.0.0.1:8765/capnweb node bench.mjs
 //
-// It measures and judges nothing. The columns are explained in docs/capnweb.md.
+// `make compare` does this with a hub of its own. It measures and judges
+// nothing. docs/capnweb.md says how to read the columns.
 import { fork } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
@@ -31,7 +32,7 @@ if (process.argv[2] === "server") {
   serve(process.argv[3], () => serve({ port: 0, host: "127.0.0.1" }, (a) => process.send(a.port)));
   process.on("disconnect", () => process.exit());
 } else {
-  const rounds = Number(process.env.ROUNDS ?? 5);
+  const rounds = Number(process.env.ROUNDS ?? 20);
   const scratch = mkdtempSync(join(tmpdir(), "capnweb"));
   const child = fork(new URL(import.meta.url), ["server", join(scratch, "s")]);
   const port = await new Promise((resolve) => child.once("message", resolve));
@@ -53,14 +54,14 @@ if (process.argv[2] === "server") {
     return (Number(fields[11]) + Number(fields[12])) * 10000;
   }
 
-  async function connect(url) {
-    const socket = new WebSocket(url, { perMessageDeflate: false });
-    await new Promise((resolve, reject) => socket.once("open", resolve).once("error", reject));
-    return { socket, api: newWebSocketRpcSession(socket) };
+  async function connect(target) {
+    target.socket = new WebSocket(target.url, { perMessageDeflate: false });
+    await new Promise((resolve, reject) => target.socket.once("open", resolve).once("error", reject));
+    target.api = newWebSocketRpcSession(target.socket);
   }
 
-  async function calls({ url, pid }, inFlight, ms) {
-    const { socket, api } = await connect(url);
+  // calls keeps so many calls in flight for so long.
+  async function calls({ api, pid }, inFlight, ms) {
     const times = [];
     const before = [process.cpuUsage(), cpu(pid)];
     const began = performance.now();
@@ -72,22 +73,17 @@ if (process.argv[2] === "server") {
         times.push(performance.now() - t);
       }
     }));
-    const took = performance.now() - began;
     const own = process.cpuUsage(before[0]);
-    const server = cpu(pid) - before[1];
-    socket.close();
-    times.sort((a, b) => a - b);
-    return {
-      rate: times.length / took * 1000, p50: times[times.length >> 1] * 1000,
-      client: (own.user + own.system) / times.length, server: server / times.length,
-    };
+    return { n: times.length, ms: performance.now() - began, times, client: own.user + own.system, server: cpu(pid) - before[1] };
   }
 
   // chain makes calls each of which has the result of the one before as an
-  // argument; nothing but the last is awaited.
-  async function chain({ url }, n) {
-    const { socket, api } = await connect(url);
+  // argument; nothing but the last is awaited. One message must come back.
+  async function chain({ api, socket }, n) {
     const times = [];
+    let answers = 0;
+    const count = () => { answers++; };
+    socket.on("message", count);
     for (let i = 0; i < n; i++) {
       const t = performance.now();
       let x = api.math.add(0, 1);
@@ -95,42 +91,43 @@ if (process.argv[2] === "server") {
       if (await x !== 10) throw new Error("wrong sum");
       times.push(performance.now() - t);
     }
-    socket.close();
-    return times.sort((a, b) => a - b)[n >> 1] * 1000;
+    socket.off("message", count);
+    if (answers !== n) throw new Error(`${answers} answers to ${n} chains: not one round trip each`);
+    return times;
   }
 
+  // Short turns, one target after the other, so that whatever else the machine
+  // does meets all of them alike.
   const seen = {};
   for (const [name, target] of Object.entries(targets)) {
-    seen[name] = [];
+    await connect(target);
+    seen[name] = { one: [], many: [], chain: [] };
     await calls(target, 64, 2000); // for the compilers on both sides
     await chain(target, 200);
   }
   for (let round = 0; round < rounds; round++) {
-    for (const [name, target] of Object.entries(targets)) {
-      const one = await calls(target, 1, 1000);
-      const many = await calls(target, 64, 2000);
-      seen[name].push({ p50: one.p50, rate: many.rate, client: many.client, server: many.server, chain: await chain(target, 300) });
-    }
+    for (const [name, target] of Object.entries(targets)) seen[name].one.push(await calls(target, 1, 100));
+    for (const [name, target] of Object.entries(targets)) seen[name].many.push(await calls(target, 64, 200));
+    for (const [name, target] of Object.entries(targets)) seen[name].chain.push(...await chain(target, 30));
   }
   const median = (list) => list.sort((a, b) => a - b)[list.length >> 1];
+  const sum = (list, key) => list.reduce((s, r) => s + r[key], 0);
+  const rate = (list) => sum(list, "n") / sum(list, "ms") * 1000;
   const table = {};
-  for (const [name, list] of Object.entries(seen)) {
-    const all = (key) => list.map((r) => r[key]);
-    const rates = all("rate").sort((a, b) => a - b);
+  for (const [name, { one, many, chain }] of Object.entries(seen)) {
+    const node = seen[name.replace("hubd", "Node")].many;
     table[name] = {
-      "p50 µs, 1 in flight": Math.round(median(all("p50"))),
-      "calls/s, 64 in flight": Math.round(median(all("rate"))),
-      "from": Math.round(rates[0]), "to": Math.round(rates.at(-1)),
-      "client µs/call": +median(all("client")).toFixed(1), "server µs/call": +median(all("server")).toFixed(1),
-      "chain of 10, p50 µs": Math.round(median(all("chain"))),
+      "p50 µs, 1 in flight": Math.round(median(one.flatMap((r) => r.times)) * 1000),
+      "calls/s, 64 in flight": Math.round(rate(many)),
+      "to Node": +(rate(many) / rate(node)).toFixed(2),
+      "median round to Node": +median(many.map((r, i) => (r.n / r.ms) / (node[i].n / node[i].ms))).toFixed(2),
+      "client µs/call": +(sum(many, "client") / sum(many, "n")).toFixed(1),
+      "server µs/call": +(sum(many, "server") / sum(many, "n")).toFixed(1),
+      "chain of 10, p50 µs": Math.round(median(chain) * 1000),
     };
   }
   console.table(table);
-  for (const over of ["TCP", "Unix"]) {
-    if (!seen[`hubd, ${over}`]) continue;
-    const ratios = seen[`hubd, ${over}`].map((r, i) => r.rate / seen[`Node, ${over}`][i].rate);
-    console.log(`${over}: calls/s of hubd / Node, round by round: ${ratios.map((r) => r.toFixed(2)).join(" ")}`);
-  }
+  for (const { socket } of Object.values(targets)) socket.terminate();
   child.kill();
   rmSync(scratch, { recursive: true });
 }

@@ -106,23 +106,3 @@ func serve(t *testing.T) string {
 	})
 	return "http://" + l.Addr().String() + "/capnweb"
 }
-
-// TestCompareWithNode prints how the hub's server and the library's own do
-// under the same client. It measures and judges nothing.
-func TestCompareWithNode(t *testing.T) {
-	if os.Getenv("HUBD_BENCH") == "" {
-		t.Skip("set HUBD_BENCH=1 to measure")
-	}
-	install(t)
-	url := os.Getenv("HUBD_CAPNWEB_URL")
-	if url == "" {
-		url = serve(t)
-	}
-	cmd := exec.CommandContext(t.Context(), "node", "bench.mjs")
-	cmd.Env = append(os.Environ(), "HUBD_URL="+url)
-	out, err := cmd.CombinedOutput()
-	t.Logf("%s", out)
-	if err != nil {
-		t.Fatal(err)
-	}
-}
