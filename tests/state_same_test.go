@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -124,6 +125,84 @@ func TestStateSameAnswersEverywhere(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// capnwebCall makes one call as a Cap'n Web batch and returns the answer. args are positional, in that protocol's form.
+func (d *daemon) capnwebCall(method, args string) answer {
+	d.t.Helper()
+	service, name, _ := strings.Cut(method, ".")
+	body := fmt.Sprintf(`["push",["pipeline",0,[%q,%q],%s]]`+"\n"+`["pull",1]`, service, name, args)
+	resp, err := d.http.Post("http://hub/capnweb", "text/plain", strings.NewReader(body))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	line := strings.TrimSpace(string(text))
+	if result, ok := strings.CutPrefix(line, `["resolve",1,`); ok {
+		return answer{result: strings.TrimSuffix(result, "]")}
+	}
+	var e []json.RawMessage
+	var parts []json.RawMessage
+	if json.Unmarshal([]byte(line), &e) != nil || len(e) != 3 || json.Unmarshal(e[2], &parts) != nil || len(parts) != 5 {
+		d.t.Fatalf("unexpected answer %s", line)
+	}
+	var got struct {
+		Code string
+		Data json.RawMessage
+	}
+	var message string
+	if err := errors.Join(json.Unmarshal(parts[2], &message), json.Unmarshal(parts[4], &got)); err != nil {
+		d.t.Fatalf("%s: %v", line, err)
+	}
+	return answer{kind: got.Code, message: message, data: string(got.Data)}
+}
+
+// TestStateSameAnswersInCapnweb asks the same through raw frames and Cap'n Web, whose arguments are positional and whose
+// arrays are written in another way.
+func TestStateSameAnswersInCapnweb(t *testing.T) {
+	t.Parallel()
+	dir := shortDir(t)
+	d := startHub(t, dir, dir+"/state")
+	w := d.dial()
+	w.send(`{"action":"hello","version":1,"features":[]}` + "\n")
+	w.frame()
+	value := `{"text":"grüße \"you\" <&>","n":1.0,"deep":{"true":true,"null":null}}`
+	if got := d.capnwebCall("state.put", `["by/web",`+value+`]`); got.result != `{"revision":1}` {
+		t.Fatalf("put by Cap'n Web: %+v", got)
+	}
+	w.put("by/raw", value)
+	for _, tt := range []struct{ method, params, args string }{
+		{"state.get", `{"key":"by/web"}`, `["by/web"]`},
+		{"state.get", `{"key":"by/raw"}`, `["by/raw"]`},
+		{"state.get", `{"key":"by/raw","revision":2}`, `["by/raw",2]`},
+		{"state.get", `{"key":"none"}`, `["none"]`},
+		{"state.put", `{"key":"by/raw","value":1,"if_revision":0}`, `["by/raw",1,0]`},
+		{"state.patch", `{"key":"by/raw","merge":{},"if_revision":99}`, `["by/raw",{},["undefined"],99]`},
+		{"state.put", `{"key":"","value":1}`, `["",1]`},
+		{"state.delete", `{"key":"none"}`, `["none"]`},
+		{"state.info", `{}`, `[]`},
+	} {
+		f := w.call("r", tt.method, tt.params)
+		want := answer{kind: f.kind()}
+		if f.Error == nil {
+			want.result = w.result(f)
+		} else {
+			var e struct {
+				Data json.RawMessage `json:"error_data"`
+			}
+			if err := json.Unmarshal([]byte(f.line), &e); err != nil {
+				t.Fatal(err)
+			}
+			want.message, want.data = f.text(), string(e.Data)
+		}
+		if got := d.capnwebCall(tt.method, tt.args); got != want {
+			t.Errorf("%s%s: Cap'n Web got %+v, raw frames %+v", tt.method, tt.args, got, want)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -205,5 +206,15 @@ func TestSnapshotsAndSegments(t *testing.T) {
 	_, err := openEngine(dir, opts)
 	if d, ok := errors.AsType[*DamagedError](err); !ok || d.Offset < 0 || ExitCode(err) != ExitDamaged {
 		t.Fatalf("two damaged snapshots: %v", err)
+	}
+	// They are missing altogether: the same.
+	for _, s := range snaps {
+		if err := os.Remove(s.path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = openEngine(dir, opts)
+	if d, ok := errors.AsType[*DamagedError](err); !ok || !strings.Contains(d.Reason, "no snapshot that reaches it") || ExitCode(err) != ExitDamaged {
+		t.Fatalf("no snapshot: %v", err)
 	}
 }
