@@ -63,7 +63,7 @@ type outcome struct {
 // newConn owns nc. It starts the reader and returns when the hub has answered the greeting.
 func newConn(ctx context.Context, cl *Client, nc net.Conn) (*conn, error) {
 	c := &conn{
-		nc: nc, handler: cl.opts.Handler,
+		nc: nc, handler: cl.handle,
 		over: make(chan struct{}), greeted: make(chan struct{}),
 		calls: make(map[uint64]*pending), serving: make(map[string]context.CancelCauseFunc),
 	}

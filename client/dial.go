@@ -58,6 +58,8 @@ type Client struct {
 	conn   *conn   // the present or last connection
 	redial *redial // in progress, nil if none
 	closed bool
+
+	services map[string]Methods // what Provide offers, by service; guarded by mu
 }
 
 // redial is one attempt, by one goroutine, to replace a broken connection.

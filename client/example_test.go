@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"math/rand/v2"
 	"net"
+	"os"
+	"os/signal"
 	"time"
 
 	"github.com/hubd-dev/hubd/client"
@@ -217,3 +220,27 @@ func exampleHub(context.Context) (net.Conn, error) {
 type pipeWire struct{ net.Conn }
 
 func (pipeWire) TryWrite([]byte) (int, error) { return 0, nil }
+
+func ExampleClient_Provide() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	c, err := client.Dial(ctx, "", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	err = c.Provide(ctx, client.Service{Name: "dice", Doc: "Random numbers.", Methods: []client.Method{{
+		Name: "roll", Doc: "Roll a die.", Result: "integer", Scope: "read",
+		Params: []client.Param{{Name: "sides", Type: "integer", Default: 6}},
+		Call: func(_ context.Context, params json.RawMessage) (any, error) {
+			in := struct{ Sides int }{6}
+			if err := json.Unmarshal(params, &in); err != nil || in.Sides < 1 {
+				return nil, &client.Error{Kind: client.KindInvalidParams, Message: "sides must be a number above zero"}
+			}
+			return 1 + rand.IntN(in.Sides), nil
+		},
+	}}})
+	if !errors.Is(err, context.Canceled) {
+		log.Fatal(err)
+	}
+}

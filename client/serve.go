@@ -42,10 +42,6 @@ func (c *conn) serve(b *rpc.Batch, f *frame.Frame) {
 		return // nothing that could be answered
 	}
 	method := string(f.MethodName())
-	if c.handler == nil {
-		c.answer(b, id, rpc.Value{}, NoMethod(method))
-		return
-	}
 	key := string(id)
 	ctx, cancel := context.WithCancelCause(c.ctx)
 	c.mu.Lock()

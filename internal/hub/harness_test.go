@@ -71,8 +71,13 @@ func shortDir(t *testing.T) string {
 // startHub runs a hub on h.sock and on what o lists, and stops it when the test ends.
 func startHub(t *testing.T, o Options) *testHub {
 	t.Helper()
-	h := &testHub{t: t, dir: shortDir(t), done: make(chan struct{})}
-	h.socket = filepath.Join(h.dir, "h.sock")
+	return startHubAt(t, filepath.Join(shortDir(t), "h.sock"), o)
+}
+
+// startHubAt is startHub with a socket of one's choice.
+func startHubAt(t *testing.T, socket string, o Options) *testHub {
+	t.Helper()
+	h := &testHub{t: t, dir: filepath.Dir(socket), socket: socket, done: make(chan struct{})}
 	o.Listen = append([]string{"unix://" + h.socket}, o.Listen...)
 	if o.State == "" {
 		o.State = filepath.Join(h.dir, "state")

@@ -91,14 +91,15 @@ func (h *hub) provide(ctx context.Context, in provideIn) (provideOut, error) {
 		native := c.Protocol == rpc.Kollabor && in.API == nil
 		p.methods = append(p.methods, rpc.NewTarget(m, rpc.TargetFunc(func(b *rpc.Batch, call *rpc.Call) {
 			args := call.Args
-			if !free {
+			if !free && len(m.Params) > 0 {
 				list, err := rpc.Positional(m, &call.Args)
 				if err != nil {
 					call.Finish(b, rpc.Value{}, err)
 					return
 				}
-				if !native { // it knows no names
-					args = rpc.ListArgs(list...)
+				args = rpc.ListArgs(list...)
+				if native && !m.Params[len(m.Params)-1].Rest {
+					args = rpc.ByNames(m, list)
 				}
 			}
 			rpc.Forward(b, call, target, path, args)

@@ -62,7 +62,7 @@ func TestProviderAnswersCallsOfOthers(t *testing.T) {
 	c := h.dial()
 	c.send(`{"action":"rpc_request","request_id":"1","method":"weather.today","params":{"days":3,"city":"Oslo"}}` + "\n")
 	r := p.request("rpc_request")
-	if r.Method != "weather.today" || string(r.Params) != `{"days":3,"city":"Oslo"}` {
+	if r.Method != "weather.today" || string(r.Params) != `{"city":"Oslo","days":3}` {
 		t.Fatalf("the provider got %+v", r)
 	}
 	p.answer(r, `"rain 1.0"`)
@@ -135,7 +135,7 @@ func TestProviderOfAnotherProtocol(t *testing.T) {
 		_, body := h.get("/krpc?json=" + url.QueryEscape(`{"method":"weather_today","params":["Bergen"]}`))
 		answer <- body
 	}()
-	serve(`["Bergen"]`, `"more rain"`)
+	serve(`["Bergen",1]`, `"more rain"`)
 	if got := <-answer; !strings.Contains(got, "more rain") {
 		t.Errorf("krpc: %s", got)
 	}

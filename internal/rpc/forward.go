@@ -49,8 +49,8 @@ func (f *forwarded) Open(b *Batch, _ *Call, src Source) Sink { return f.outer.Op
 func (f *forwarded) Own() {}
 
 // Positional returns the arguments in the order of m's parameters, for targets
-// that know no names. Parameters that were left out are filled with their
-// defaults, or undefined, as far as something follows. Whatever comes for a
+// that know no names. Parameters that were left out get their defaults; those
+// that have none are undefined, as far as something follows. Whatever comes for a
 // method without described parameters is passed on as it is: then names are one
 // object, the last argument.
 func Positional(m *Method, a *Args) ([]Value, *Error) {
@@ -86,11 +86,27 @@ func Positional(m *Method, a *Args) ([]Value, *Error) {
 		case i < len(list) && !list[i].IsUndefined() || p.Stream || p.Rest:
 		case p.Required:
 			return nil, Errorf(CodeInvalidParams, "argument %q is missing", p.Name)
-		case i < len(list):
+		case p.Default.IsUndefined():
+		default:
+			for len(list) <= i {
+				list = append(list, Value{})
+			}
 			list[i] = p.Default
 		}
 	}
 	return list, nil
+}
+
+// ByNames returns what Positional returns as named arguments, for targets that
+// take names. It is not for methods with a parameter that takes the rest.
+func ByNames(m *Method, list []Value) Args {
+	named := make([]Named, 0, len(list))
+	for i, v := range list {
+		if !v.IsUndefined() {
+			named = append(named, Named{m.Params[i].Name, v})
+		}
+	}
+	return MixedArgs(nil, named)
 }
 
 func paramIndex(m *Method, name string) int {

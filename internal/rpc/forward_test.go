@@ -10,9 +10,9 @@ func TestPositional(t *testing.T) {
 		{Name: "a", Required: true}, {Name: "b", Default: RawString("7")}, {Name: "c"},
 	}}
 	for _, c := range []struct{ args, want string }{
-		{`[1]`, "1"},
+		{`[1]`, "1 7"},
 		{`[1,2,3]`, "1 2 3"},
-		{`{"a":1}`, "1"},
+		{`{"a":1}`, "1 7"},
 		{`{"c":3,"a":1}`, "1 7 3"},
 		{`{"b":2,"a":1}`, "1 2"},
 		{`[1,2,3,4]`, "error: x.y takes at most 3"},
