@@ -170,7 +170,8 @@ func (r *registry) close() <-chan struct{} {
 	return r.empty
 }
 
-// sweep ends connections whose unfinished frame takes too long.
+// sweep ends connections whose unfinished frame takes too long, and what runs
+// under permissions that have expired.
 func (h *hub) sweep() {
 	t := time.NewTicker(max(h.opts.Limits.PartialFrame/10, time.Millisecond))
 	defer t.Stop()
@@ -179,6 +180,9 @@ func (h *hub) sweep() {
 		case <-h.ctx.Done():
 			return
 		case now := <-t.C:
+			if h.tokens.Len() > 0 || h.opts.TLSClientCA != "" {
+				h.endGrants()
+			}
 			for _, c := range h.connections() {
 				if c.share.Late(now) {
 					h.metrics.rejected(limitPartialFrame)

@@ -141,6 +141,7 @@ func (h *hub) endGrants() (ended int) {
 			ended++
 		}
 	})
+	h.native.Expel()
 	return ended
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -279,6 +280,49 @@ func TestRevokingEndsRunningCalls(t *testing.T) {
 		line := w.line()
 		if strings.Contains(line, `"rpc_reply"`) {
 			if !strings.Contains(line, "revoked") {
+				t.Errorf("the stream ended with %s", line)
+			}
+			return
+		}
+	}
+}
+
+// A client that is attached hears of its session without calling anything.
+func TestRevokingEndsAttachedClients(t *testing.T) {
+	t.Parallel()
+	h := startHub(t, Options{Demo: true, Listen: []string{listenToken}})
+	token := h.token("follower", "")
+	other := h.token("other", "")
+	follow := func(token string) *wire {
+		w := dial(t, "tcp", h.tcp)
+		w.greet(token)
+		w.send(`{"action":"attach","mode":"readonly","client_id":"x"}` + "\n")
+		w.line()
+		if r := w.call("state.put", `{"key":"a","value":1}`); r.kind() != "permission" { // read-only is what it asked for
+			t.Errorf("a call of a read-only client: %v", r)
+		}
+		return w
+	}
+	gone, stays := follow(token), follow(other)
+	h.revoke("follower")
+	if _, err := io.ReadAll(gone.r); err != nil && !isReset(err) {
+		t.Errorf("still attached: %v", err)
+	}
+	if r := stays.call("echo", "[1]"); r.Error != nil {
+		t.Errorf("the other one: %s", *r.Error)
+	}
+}
+
+func TestExpiryEndsRunningCalls(t *testing.T) {
+	t.Parallel()
+	h := startHub(t, Options{Demo: true, Listen: []string{listenToken}, Limits: Limits{PartialFrame: time.Second}})
+	token := h.token("short", `,"ttl":2`)
+	w := dial(t, "tcp", h.tcp)
+	w.greet(token)
+	w.send(`{"action":"rpc_request","request_id":"s","method":"health.ping","params":{"count":0,"interval":3600},"stream":true}` + "\n")
+	for line := w.line(); ; line = w.line() {
+		if strings.Contains(line, `"rpc_reply"`) {
+			if !strings.Contains(line, "expired") {
 				t.Errorf("the stream ended with %s", line)
 			}
 			return

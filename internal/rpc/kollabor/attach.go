@@ -20,6 +20,7 @@ const idle = 5 * time.Second
 type attachment struct {
 	conn        *conn
 	session     string
+	peer        *rpc.Peer // who has attached
 	follower    Follower
 	interactive bool
 	cancel      context.CancelFunc
@@ -54,7 +55,7 @@ func (c *conn) attach() {
 		c.sendError(nil, "no such session: "+rpc.CleanText(a.session, 64))
 		return
 	}
-	o := FollowOptions{ClientID: rpc.CleanText(frame.Text(f.Member("client_id")), 128), Mode: "readonly", Peer: c.peer, Link: c.link}
+	o := FollowOptions{ClientID: rpc.CleanText(frame.Text(f.Member("client_id")), 128), Mode: "readonly", Peer: c.link.Peer(c.peer), Link: c.link}
 	if a.interactive {
 		o.Mode = "interactive"
 	}
@@ -99,6 +100,7 @@ func (c *conn) attach() {
 	if !a.interactive {
 		c.readsOnly()
 	}
+	a.peer = c.link.Peer(c.peer)
 	c.attached = a
 	c.s.enter(c)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -110,9 +112,10 @@ func (c *conn) attach() {
 // readsOnly takes from the peer, on this connection and from now on, what a
 // follower that only reads has no need of: it may call methods that read.
 func (c *conn) readsOnly() {
-	p := *c.peer
+	p := *c.link.Peer(c.peer)
 	p.Scopes &= rpc.ScopeRead
 	c.peer = &p
+	c.link.SetPeer(&p)
 }
 
 // run carries events to the client until the attachment ends.

@@ -15,6 +15,7 @@ package kollabor
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
@@ -149,6 +150,24 @@ func (s *Server) Goodbye(reason string) {
 		})
 	}
 }
+
+// Expel ends the connections of attached clients whose permission was taken
+// back: they hear of their session without calling anything.
+func (s *Server) Expel() {
+	s.mu.Lock()
+	var list []*conn
+	for c := range s.attached {
+		if p := c.attached.peer; p != nil && !p.Grant.Holds() {
+			list = append(list, c)
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range list {
+		c.out.Fail(errExpelled)
+	}
+}
+
+var errExpelled = errors.New("the permission of the attached client was taken back")
 
 // enter and leave keep the list of attached connections.
 func (s *Server) enter(c *conn) {
