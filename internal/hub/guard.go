@@ -32,6 +32,9 @@ func (h *hub) guard(next http.Handler) http.Handler {
 				http.Error(w, "pages of this origin are not allowed", http.StatusForbidden)
 				return
 			}
+			if cors(w, r, live.origins) {
+				return
+			}
 			page = r.Header.Get("Origin") != ""
 		}
 		h.steady(r, c)

@@ -1,0 +1,195 @@
+package hub
+
+import (
+	_ "embed"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+//go:embed testdata/foreign.html
+var foreignPage string
+
+// browse opens a page, served here from an origin of its own, in a real
+// browser, and returns what its script posts to /result.
+func browse(t *testing.T, site *httptest.Server, result <-chan string) map[string]string {
+	t.Helper()
+	program, err := exec.LookPath("chromium")
+	if err != nil {
+		t.Skip("chromium is not installed (Debian: apt-get install chromium)")
+	}
+	cmd := exec.Command(program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+		"--host-resolver-rules=MAP rebound.example 127.0.0.1", "--user-data-dir="+t.TempDir(), "--remote-debugging-port=0", site.URL+"/")
+	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		cmd.Wait()
+	}()
+	select {
+	case text := <-result:
+		var got map[string]string
+		if err := json.Unmarshal([]byte(text), &got); err != nil {
+			t.Fatalf("result %q: %v", text, err)
+		}
+		return got
+	case <-time.After(2 * time.Minute):
+		t.Fatal("the page has posted no result")
+		return nil
+	}
+}
+
+// serveSite serves one page and takes its result.
+func serveSite(t *testing.T, page func() string) (*httptest.Server, <-chan string) {
+	t.Helper()
+	result := make(chan string, 1)
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/":
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			io.WriteString(w, page())
+		case "/result":
+			text, _ := io.ReadAll(r.Body)
+			select {
+			case result <- string(text):
+			default:
+			}
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	t.Cleanup(site.Close)
+	return site, result
+}
+
+// A page of another origin gets nothing from a hub that asks nobody who it is,
+// whatever it tries, and changes nothing.
+func TestPageOfAnotherOriginGetsNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a browser")
+	}
+	h := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=none"}})
+	token := h.token("page", "")
+	_, port, _ := strings.Cut(h.tcp, ":")
+	site, result := serveSite(t, func() string {
+		return strings.NewReplacer("HUB", h.tcp, "REBOUND", "rebound.example:"+port, "TOKEN", token).Replace(foreignPage)
+	})
+	got := browse(t, site, result)
+	if len(got) != 13 {
+		t.Errorf("%d attempts: %v", len(got), got)
+	}
+	for attempt, answer := range got {
+		switch answer {
+		case "refused", "opaque", "sent": // what was sent is looked for below
+		default:
+			t.Errorf("%s got %.200q", attempt, answer)
+		}
+	}
+	w := h.dial()
+	if r := w.call("state.list", `{}`); strings.Contains(string(r.Result), `"key"`) || r.Error != nil {
+		t.Errorf("the page has changed the state: %s %v", r.Result, r.Error)
+	}
+	for series, least := range map[string]string{
+		`hubd_drops_total{protocol="http",reason="origin_not_allowed"}`: "10",
+		`hubd_drops_total{protocol="http",reason="host_not_allowed"}`:   "1",
+	} {
+		if n := h.sample(series); len(n) < len(least) || len(n) == len(least) && n < least {
+			t.Errorf("%s is %s, want at least %s: have the attempts arrived?", series, n, least)
+		}
+	}
+	if n := h.sample(`hubd_connections_total{protocol="capnweb",transport="tcp"}`); n != "0" && n != "" {
+		t.Errorf("%s Cap'n Web sessions of the page", n)
+	}
+}
+
+const listedPage = `<!doctype html><meta charset="utf-8"><script>
+const hub = "HUB", token = "TOKEN", got = {};
+const add = '["push",["pipeline",0,["math","add"],[3,4]]]\n["pull",1]';
+(async () => {
+  try {
+    const r = await fetch("http://" + hub + "/capnweb", { method: "POST", body: add, headers: { Authorization: "Bearer " + token } });
+    got.fetch = await r.text();
+  } catch (e) { got.fetch = "refused " + e; }
+  got.socket = await new Promise((done) => {
+    const ws = new WebSocket("ws://" + hub + "/capnweb", ["hubd", "hubd.bearer." + token]);
+    ws.onopen = () => { for (const line of add.split("\n")) ws.send(line); };
+    ws.onmessage = (e) => done(ws.protocol + " " + e.data);
+    ws.onclose = ws.onerror = () => done("refused");
+  });
+  got.alone = await new Promise((done) => {
+    const ws = new WebSocket("ws://" + hub + "/capnweb", "hubd.bearer." + token);
+    ws.onopen = () => done("open");
+    ws.onclose = ws.onerror = () => done("refused");
+  });
+  got.wrong = await new Promise((done) => {
+    const ws = new WebSocket("ws://" + hub + "/capnweb", ["hubd", "hubd.bearer.wrong"]);
+    ws.onopen = () => done("open");
+    ws.onclose = ws.onerror = () => done("refused");
+  });
+  await fetch("/result", { method: "POST", body: JSON.stringify(got) });
+})();
+</script>`
+
+// A page of a listed origin calls with its token, by fetch and by WebSocket:
+// what was refused above was refused because of the origin.
+func TestPageOfAListedOriginCalls(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a browser")
+	}
+	var page atomic.Value // known when the hub is, which must know the site
+	site, result := serveSite(t, func() string { return page.Load().(string) })
+	h := startHub(t, Options{Demo: true, Listen: []string{listenToken}, Origins: []string{site.URL}})
+	page.Store(strings.NewReplacer("HUB", h.tcp, "TOKEN", h.token("page", "")).Replace(listedPage))
+	got := browse(t, site, result)
+	for attempt, want := range map[string]string{
+		"fetch": `["resolve",1,7]`, "socket": `hubd ["resolve",1,7]`, "alone": "open", "wrong": "refused",
+	} {
+		if got[attempt] != want {
+			t.Errorf("%s: %q, want %q", attempt, got[attempt], want)
+		}
+	}
+}
+
+func TestCORS(t *testing.T) {
+	t.Parallel()
+	h := startHub(t, Options{Listen: []string{listenToken}, Origins: []string{"https://app.example"}})
+	ask := func(head string) *http.Response {
+		t.Helper()
+		w := dial(t, "tcp", h.tcp)
+		w.send(head + "Host: " + h.tcp + "\r\nConnection: close\r\n\r\n")
+		resp, err := http.ReadResponse(w.r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp
+	}
+	preflight := "OPTIONS /capnweb HTTP/1.1\r\nAccess-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\n"
+	r := ask(preflight + "Origin: https://app.example\r\n")
+	if r.StatusCode != 204 || r.Header.Get("Access-Control-Allow-Origin") != "https://app.example" ||
+		!strings.Contains(r.Header.Get("Access-Control-Allow-Headers"), "Authorization") || r.Header.Get("Vary") != "Origin" {
+		t.Errorf("preflight of a listed origin: %d %v", r.StatusCode, r.Header)
+	}
+	for _, head := range []string{
+		preflight + "Origin: https://other.example\r\n", preflight + "Origin: null\r\n", preflight + "Origin: http://" + h.tcp + "\r\n", preflight,
+		"GET /-/healthy HTTP/1.1\r\nOrigin: https://other.example\r\n", "GET /-/healthy HTTP/1.1\r\nOrigin: http://" + h.tcp + "\r\n",
+	} {
+		if r := ask(head); r.Header.Get("Access-Control-Allow-Origin") != "" || r.StatusCode == 204 {
+			t.Errorf("%q: %d %v", head, r.StatusCode, r.Header)
+		}
+	}
+	if r := ask("GET /metrics HTTP/1.1\r\nOrigin: https://app.example\r\n"); r.StatusCode != 401 || r.Header.Get("Access-Control-Allow-Credentials") != "" {
+		t.Errorf("a listed origin without a token: %d %v", r.StatusCode, r.Header)
+	}
+}
