@@ -98,9 +98,11 @@ func (p *present) Collect(ch chan<- prometheus.Metric) {
 	gauge(p.unfinished, int(p.hub.begun.Used()))
 	gauge(p.sessions, p.hub.sessionCount())
 	gauge(p.kept, int(p.hub.sessions.Kept()))
+	spooled := 0
 	if p.hub.spool != nil {
-		gauge(p.spool, int(p.hub.spool.Used()))
+		spooled = int(p.hub.spool.Used())
 	}
+	gauge(p.spool, spooled)
 	exports, imports := p.hub.capnweb.Entries()
 	gauge(p.entries, exports, "exports")
 	gauge(p.entries, imports, "imports")

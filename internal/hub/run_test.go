@@ -256,21 +256,6 @@ func TestReloadWithoutConfiguration(t *testing.T) {
 	}
 }
 
-func TestOptionsWithoutEffectAreTold(t *testing.T) {
-	h := startHub(t, Options{FileRoot: t.TempDir(), Remotes: []string{"far=tcp://127.0.0.1:1#svc"}})
-	for _, what := range []string{"file.root", "remote has"} {
-		n := 0
-		for _, e := range h.logs.All() {
-			if e.Level == zap.WarnLevel && strings.Contains(e.Message, what) {
-				n++
-			}
-		}
-		if n != 1 {
-			t.Errorf("%d warnings about %s, want 1", n, what)
-		}
-	}
-}
-
 // A session's own socket speaks everything, with that session as the default.
 func TestSessionSockets(t *testing.T) {
 	h := startHub(t, Options{Demo: true})

@@ -115,7 +115,7 @@ func (s *stranger) say(address string, groups []uint32, lines ...string) string 
 	return out.String()
 }
 
-func request(id, method, params string) string {
+func lineOf(id, method, params string) string {
 	return fmt.Sprintf(`{"action":"rpc_request","request_id":%q,"method":%q,"params":%s}`, id, method, params)
 }
 
@@ -137,7 +137,7 @@ func TestAnotherUserGetsNothing(t *testing.T) {
 	h := startHub(t, Options{Demo: true, Listen: []string{
 		"unix://" + private, "unix://" + shared + "?mode=0666", "unix://" + meant + "?mode=0666&scopes=read", "tcp://127.0.0.1:0?auth=uid",
 	}})
-	ask := []string{request("1", "echo", "[1]"), request("2", "state.put", `{"key":"stolen","value":1}`), `{"action":"shutdown"}`}
+	ask := []string{lineOf("1", "echo", "[1]"), lineOf("2", "state.put", `{"key":"stolen","value":1}`), `{"action":"shutdown"}`}
 	for what, address := range map[string]string{
 		"a private socket": "unix://" + private, "a socket that lets all connect": "unix://" + shared, "a port with auth=uid": "tcp://" + h.tcp,
 	} {
@@ -181,7 +181,7 @@ func TestConfiguredPeersAndGroups(t *testing.T) {
 			"unix://" + byUser + "?mode=0666", "unix://" + byGroup + "?mode=0660&group=" + strconv.Itoa(group), "tcp://127.0.0.1:0?auth=uid",
 		}})
 	}
-	ask := []string{request("r", "echo", "[1]"), request("c", "state.put", `{"key":"k","value":1}`), request("a", "hub.cancel", `{"call":1}`)}
+	ask := []string{lineOf("r", "echo", "[1]"), lineOf("c", "state.put", `{"key":"k","value":1}`), lineOf("a", "hub.cancel", `{"call":1}`)}
 	check := func(what, got string, read, call, admin bool) {
 		t.Helper()
 		for id, want := range map[string]bool{"r": read, "c": call, "a": admin} {
@@ -227,7 +227,7 @@ func TestPeersAreReloaded(t *testing.T) {
 		return o, nil
 	}
 	startHub(t, o)
-	if got := s.say("unix://"+socket, nil, request("1", "echo", "[1]")); !strings.Contains(got, `"result":1`) {
+	if got := s.say("unix://"+socket, nil, lineOf("1", "echo", "[1]")); !strings.Contains(got, `"result":1`) {
 		t.Fatalf("before: %s", got)
 	}
 	mu.Lock()
@@ -235,7 +235,7 @@ func TestPeersAreReloaded(t *testing.T) {
 	mu.Unlock()
 	signal <- struct{}{}
 	eventually(t, "the user is nobody", func() bool {
-		return !strings.Contains(s.say("unix://"+socket, nil, request("1", "echo", "[1]")), `"result"`)
+		return !strings.Contains(s.say("unix://"+socket, nil, lineOf("1", "echo", "[1]")), `"result"`)
 	})
 }
 
