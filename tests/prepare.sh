@@ -49,7 +49,7 @@ if [ "$(id -u)" = 0 ] && have apt-get; then
 		{ apt-get -qq update && apt-get -qq install -y --no-install-recommends $boxes; } </dev/null >/dev/null 2>&1 ||
 			echo "prepare: apt-get could not install$boxes"
 	fi
-	sh -c 'timeout 400 tests/system/box --prepare' </dev/null || echo "prepare: the tests with a real systemd will be skipped"
+	timeout 400 bash tests/system/box --prepare </dev/null || echo "prepare: the tests with a real systemd will be skipped"
 fi
 
 # Prometheus from Debian, unpacked and not installed: a package would start a service.

@@ -60,6 +60,26 @@ func text(name, arg, doc string, at func(*Options) *string) configKey {
 	}
 }
 
+// file is a text that is the path of a file.
+func file(name, doc string, at func(*Options) *string) configKey {
+	k := text(name, "FILE", doc, at)
+	k.set = func(o *Options, v []string) error {
+		*at(o) = credential(v[len(v)-1])
+		return nil
+	}
+	return k
+}
+
+// credential finds a name without a folder where the service manager puts
+// secrets (LoadCredential= of systemd), if there is such a place.
+func credential(name string) string {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if !filepath.IsAbs(dir) || name == "" || name == "." || name == ".." || strings.ContainsRune(name, '/') {
+		return name
+	}
+	return filepath.Join(dir, name)
+}
+
 func list(name, arg, doc string, at func(*Options) *[]string) configKey {
 	return configKey{
 		Key:  Key{Name: name, Arg: arg, Doc: doc, List: true},
@@ -164,9 +184,9 @@ var configKeys = []configKey{
 	text("presence.dir", "DIR", "folder to write presence files to", func(o *Options) *string { return &o.PresenceDir }),
 	liveKey(mapKey(list("peers", "USER=SCOPES", "what another user, or with @GROUP the members of a group, may do on Unix sockets and with auth=uid; repeatable",
 		func(o *Options) *[]string { return &o.Peers }))),
-	text("tls.cert_file", "FILE", "certificate that tls:// addresses show, with its chain, as PEM", func(o *Options) *string { return &o.TLSCert }),
-	text("tls.key_file", "FILE", "key of the certificate", func(o *Options) *string { return &o.TLSKey }),
-	text("tls.client_ca_file", "FILE", "authorities whose certificates clients may show", func(o *Options) *string { return &o.TLSClientCA }),
+	file("tls.cert_file", "certificate that tls:// addresses show, with its chain, as PEM", func(o *Options) *string { return &o.TLSCert }),
+	file("tls.key_file", "key of the certificate", func(o *Options) *string { return &o.TLSKey }),
+	file("tls.client_ca_file", "authorities whose certificates clients may show", func(o *Options) *string { return &o.TLSClientCA }),
 	liveKey(mapKey(list("tls.clients", "NAME=SCOPES", "what the owner of a client's certificate may do; repeatable",
 		func(o *Options) *[]string { return &o.TLSClients }))),
 	toggle("allow_insecure", "permit addresses that others can reach without authentication", func(o *Options) *bool { return &o.AllowInsecure }),

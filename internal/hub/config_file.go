@@ -104,7 +104,8 @@ func setFrom(k *configKey, node ast.Node, o *Options) error {
 	if err := k.set(o, values); err != nil {
 		return complain(node, "%s: %v", k.name, err)
 	}
-	alone := Options{AllowInsecure: true}
+	// What one key needs of others is not asked here: they may come further down.
+	alone := Options{AllowInsecure: true, TLSCert: "/some", TLSKey: "/some", TLSClientCA: "/some"}
 	if err := k.set(&alone, values); err != nil {
 		return complain(node, "%s: %v", k.name, err)
 	}

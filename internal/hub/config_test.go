@@ -368,3 +368,46 @@ func FuzzParseAddress(f *testing.F) {
 		}
 	})
 }
+
+// Names without a folder are credentials where the service manager has some.
+func TestCredentials(t *testing.T) {
+	t.Setenv("CREDENTIALS_DIRECTORY", "/run/credentials/hubd.service")
+	source := Source{File: writeConfig(t, "tls: {cert_file: /etc/hubd/hub.crt, key_file: hub.key}")}
+	o, err := source.Options()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.TLSKey != "/run/credentials/hubd.service/hub.key" || o.TLSCert != "/etc/hubd/hub.crt" {
+		t.Errorf("key %q, certificate %q", o.TLSKey, o.TLSCert)
+	}
+	for _, dir := range []string{"", "relative"} {
+		t.Setenv("CREDENTIALS_DIRECTORY", dir)
+		if _, err := source.Options(); err == nil || !strings.Contains(err.Error(), `tls.key_file "hub.key": the path is not absolute`) {
+			t.Errorf("with the folder %q: %v", dir, err)
+		}
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", "/run/credentials/hubd.service")
+	for _, name := range []string{"..", ".", "../hub.key", "x/y"} {
+		if got := credential(name); got != name {
+			t.Errorf("%q becomes %q", name, got)
+		}
+	}
+}
+
+// A key may need another that comes later in the file.
+func TestKeysThatNeedOthers(t *testing.T) {
+	o, err := Source{File: writeConfig(t, `
+listen: ['tls://127.0.0.1:7443?auth=cert']
+tls: {cert_file: /etc/hubd/hub.crt, key_file: /etc/hubd/hub.key, client_ca_file: /etc/hubd/ca.crt}
+`)}.Options()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Validate(); err != nil {
+		t.Error(err)
+	}
+	o.TLSKey = ""
+	if err := o.Validate(); err == nil {
+		t.Error("TLS without a key")
+	}
+}

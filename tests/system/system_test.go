@@ -28,7 +28,7 @@ const noBox = 125
 var prepared = sync.OnceValues(func() (dir string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	if out, err := command(ctx, "./box", "--prepare").CombinedOutput(); err != nil {
+	if out, err := command(ctx, "bash", "box", "--prepare").CombinedOutput(); err != nil {
 		return "", &unavailableError{strings.TrimSpace(string(out))}
 	}
 	if dir, err = os.MkdirTemp("", "hubd-system-"); err != nil {
@@ -111,7 +111,7 @@ func play(t *testing.T, dir, name string) {
 	journal := filepath.Join(t.TempDir(), "journal")
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	out, err := command(ctx, "./box", "--dir", dir, "--journal", journal, "--timeout", "280", "--", "/box/scenarios", name).CombinedOutput()
+	out, err := command(ctx, "bash", "box", "--dir", dir, "--journal", journal, "--timeout", "280", "--", "/box/scenarios", name).CombinedOutput()
 	text := strings.TrimSpace(string(out))
 	if err == nil {
 		for line := range strings.Lines(text) {

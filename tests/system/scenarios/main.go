@@ -28,6 +28,7 @@ var scenarios = map[string]func(*machine){
 	"bad-config":      badConfig,
 	"user-unit":       userUnit,
 	"service-install": serviceInstall,
+	"credentials":     credentials,
 	"package-deb":     packageDeb,
 	"package-rpm":     packageRPM,
 }
