@@ -105,6 +105,19 @@ func (c *socket) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// Close is for the library, which calls it as soon as it has answered a close
+// frame: the answer may still wait behind other frames. run closes the outbox,
+// and that the connection.
+func (c *socket) Close() error {
+	c.mu.Lock()
+	open := c.out != nil
+	c.mu.Unlock()
+	if open {
+		return nil
+	}
+	return c.Conn.Close()
+}
+
 func (c *socket) send(b *rpc.Batch, msg []byte) error {
 	c.mu.Lock()
 	closed := c.closed
