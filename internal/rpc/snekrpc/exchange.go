@@ -77,7 +77,7 @@ type exchange struct {
 	k      *clientConn
 	in     *rpc.Reader
 	open   func() func(rpc.Value) error
-	inStep bool // both sides are through: the connection can carry the next call
+	inStep bool // both sides are surely through: the connection can carry the next call
 }
 
 func (x *exchange) run(ctx context.Context, m *message) (rpc.Value, error) {
@@ -121,7 +121,9 @@ func (x *exchange) run(ctx context.Context, m *message) (rpc.Value, error) {
 		failed = <-sent
 	}
 	cancel(nil)
-	x.inStep = complete && failed == nil
+	// The connection is not used again: a server that did not read the stream to
+	// its end, which nobody can see, answers what is left of it, and later calls
+	// would take that for their own answers.
 	if !complete && failed != nil && ctx.Err() == nil {
 		if e, ok := errors.AsType[*rpc.Error](failed); !ok || e.Code != rpc.CodeUnavailable {
 			err = failed // the caller's stream failed: that is why

@@ -113,7 +113,7 @@ class Client:
             self.send("DataMessage", item)
         self.send("StreamEndMessage")
 
-    def call(self, service, command, *args, **kwargs):
+    def call(self, service, command, /, *args, **kwargs):
         """One answer. A stream is sent whole before the answer is read, as upstream does."""
         stream = self.command(service, command, args, kwargs)
         if stream:
@@ -127,7 +127,7 @@ class Client:
             raise AssertionError(message)
         return message[1]
 
-    def stream(self, service, command, *args, concurrent=False, **kwargs):
+    def stream(self, service, command, /, *args, concurrent=False, **kwargs):
         """The items of a streamed answer. concurrent: read while the own stream is sent."""
         stream = self.command(service, command, args, kwargs)
         if stream and concurrent:
