@@ -26,7 +26,7 @@ func TestInteropCapnwebNode(t *testing.T) {
 	t.Parallel()
 	dir := needNode(t, "capnweb")
 	d := startDaemon(t, "--listen", "tcp://127.0.0.1:0?auth=none", "--http-origins", "https://app.example")
-	env := []string{"HUBD_URL=http://" + d.tcpAddress() + "/capnweb", "HUBD_PID=" + strconv.Itoa(d.cmd.Process.Pid)}
+	env := []string{"HUBD_URL=http://" + d.tcpAddress() + "/capnweb", "HUBD_SOCKET=" + d.socket, "HUBD_PID=" + strconv.Itoa(d.cmd.Process.Pid)}
 	for _, script := range []string{"suite.mjs", "hub.mjs"} { // one after the other: the second counts what is open
 		t.Run(script, func(t *testing.T) {
 			out, err := nodeTest(t, dir, script, env...)

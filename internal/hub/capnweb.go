@@ -24,6 +24,10 @@ func (h *hub) newCapnweb() *capnweb.Server {
 		Admit:      h.admitCapnweb,
 		Observer:   capnwebObserver{h, h.metrics.flows.in[rpc.Capnweb], h.metrics.flows.out[rpc.Capnweb]},
 		HardOutbox: h.opts.Limits.Outbox,
+		BatchWait:  h.opts.Limits.CapnwebBatch,
+		Limits: capnweb.Limits{
+			MaxMessage: h.opts.Limits.CapnwebMessage, MaxEntries: h.opts.Limits.CapnwebEntries, MaxOps: h.opts.Limits.CapnwebOperations,
+		},
 	})
 }
 

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/rpc/capnweb"
 	"github.com/hubd-dev/hubd/internal/session"
 	"github.com/hubd-dev/hubd/internal/statesvc"
 )
@@ -109,6 +110,10 @@ type Limits struct {
 	CallsPerUID                int           // in flight
 	Calls                      int           // in flight, all connections
 	Outbox                     int           // bytes that wait for one peer
+	CapnwebMessage             int           // bytes of one message or batch of Cap'n Web
+	CapnwebEntries             int           // exports and imports of one session
+	CapnwebOperations          int           // calls and property reads of one message
+	CapnwebBatch               time.Duration // a batch may wait for its answers
 	Connections                int           // all
 	ConnectionsPerUID          int           //
 	ConnectionsUnauthenticated int           // TCP connections that must still say who they are
@@ -154,6 +159,10 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.CallsPerUID, rpc.DefaultCallsPerUID)
 	fill(&l.Calls, rpc.DefaultCalls)
 	fill(&l.Outbox, rpc.DefaultHard)
+	fill(&l.CapnwebMessage, capnweb.DefaultMaxMessage)
+	fill(&l.CapnwebEntries, capnweb.DefaultMaxEntries)
+	fill(&l.CapnwebOperations, capnweb.DefaultMaxOps)
+	fill(&l.CapnwebBatch, capnweb.DefaultBatchWait)
 	fill(&l.Connections, DefaultConnections)
 	fill(&l.ConnectionsPerUID, DefaultConnectionsPerUID)
 	fill(&l.ConnectionsUnauthenticated, DefaultConnectionsUnauthenticated)
@@ -334,13 +343,16 @@ func (l Limits) validate() error {
 	check("calls_per_uid", int64(l.CallsPerUID), 1, 1<<24)
 	check("calls", int64(l.Calls), 1, 1<<24)
 	check("outbox", int64(l.Outbox), 64<<10, 1<<32)
+	check("capnweb_message", int64(l.CapnwebMessage), 4<<10, 1<<30)
+	check("capnweb_entries", int64(l.CapnwebEntries), 16, 1<<24)
+	check("capnweb_operations", int64(l.CapnwebOperations), 16, 1<<24)
 	check("unfinished", int64(l.Unfinished), 64<<10, 1<<40)
 	check("connections", int64(l.Connections), 1, 1<<20)
 	check("connections_per_uid", int64(l.ConnectionsPerUID), 1, 1<<20)
 	check("connections_unauthenticated", int64(l.ConnectionsUnauthenticated), 1, 1<<20)
 	check("http_head_bytes", int64(l.HTTPHeadBytes), 1<<10, 16<<20)
 	for name, d := range map[string]time.Duration{
-		"partial_frame": l.PartialFrame, "http_body": l.HTTPBody, "handshake": l.Handshake, "first_byte": l.FirstByte, "http_head": l.HTTPHead, "http_idle": l.HTTPIdle, "write_stall": l.WriteStall, "drain": l.Drain,
+		"capnweb_batch": l.CapnwebBatch, "partial_frame": l.PartialFrame, "http_body": l.HTTPBody, "handshake": l.Handshake, "first_byte": l.FirstByte, "http_head": l.HTTPHead, "http_idle": l.HTTPIdle, "write_stall": l.WriteStall, "drain": l.Drain,
 	} {
 		if d != 0 && (d < time.Millisecond || d > time.Hour) {
 			problems = append(problems, fmt.Errorf("limits.%s: %v is not between 1ms and 1h", name, d))

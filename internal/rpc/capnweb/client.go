@@ -67,7 +67,7 @@ func Dial(ctx context.Context, address string, opt DialOptions) (*Client, error)
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
 	}
-	sock := &socket{mask: true}
+	sock := &socket{mask: true, ping: pingInterval}
 	open := func(ctx context.Context, network, addr string) (net.Conn, error) {
 		nc, err := dial(ctx, network, addr)
 		if err == nil && u.Scheme == "wss" {

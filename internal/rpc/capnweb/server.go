@@ -52,6 +52,9 @@ type Config struct {
 	Limits   Limits
 	// BatchWait bounds how long a batch waits for its answers; 0: 30 s.
 	BatchWait time.Duration
+	// Ping is how often an idle peer is asked whether it is there; 0: 30 s.
+	// One that does not answer within twice that time is taken to be gone.
+	Ping time.Duration
 	// Drain bounds how long the end of a session waits for its handlers; 0: 5 s.
 	Drain time.Duration
 	// SoftOutbox and HardOutbox are limits in bytes; 0: those of rpc.NewOutbox.
@@ -73,7 +76,10 @@ type Server struct {
 func New(conf Config) *Server {
 	conf.Limits = conf.Limits.withDefaults()
 	if conf.BatchWait <= 0 {
-		conf.BatchWait = 30 * time.Second
+		conf.BatchWait = DefaultBatchWait
+	}
+	if conf.Ping <= 0 {
+		conf.Ping = pingInterval
 	}
 	if conf.Drain <= 0 {
 		conf.Drain = 5 * time.Second
@@ -134,6 +140,7 @@ func (sv *Server) session(w http.ResponseWriter, r *http.Request, a Admission) {
 		return // the library has answered
 	}
 	sock := h.sock
+	sock.ping = sv.conf.Ping
 	ws.SetReadLimit(int64(sv.conf.Limits.MaxMessage))
 	sock.batch = new(rpc.Batch)
 	out := rpc.NewOutbox(h.wire, sv.conf.SoftOutbox, sv.conf.HardOutbox)

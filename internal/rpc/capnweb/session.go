@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unicode/utf8"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
@@ -16,6 +17,7 @@ const (
 	DefaultMaxMessage = 32 << 20
 	DefaultMaxEntries = 100000
 	DefaultMaxOps     = 10000
+	DefaultBatchWait  = 30 * time.Second
 )
 
 // Limits bound what one session may cost. Zero fields have the defaults.

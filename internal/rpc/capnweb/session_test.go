@@ -154,7 +154,17 @@ func TestEndlessStreamEndsWithItsRelease(t *testing.T) {
 func TestManyCountersLeaveNothing(t *testing.T) {
 	s, tp, demo := testSession(t)
 	before := runtime.NumGoroutine()
+	live := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	var warm int64
 	for i := range 10000 {
+		if i == 1000 { // tables and pools have their size
+			warm = live()
+		}
 		say(t, s, `["push",["pipeline",0,["demo","counter"],[1]]]`, fmt.Sprintf(`["pull",%d]`, i+1))
 		want := fmt.Sprintf(`["resolve",%d,["export",-%d]]`, i+1, i+1)
 		tp.mu.Lock()
@@ -172,6 +182,9 @@ func TestManyCountersLeaveNothing(t *testing.T) {
 	}
 	if n := demo.Counters.Load(); n != 0 {
 		t.Errorf("%d counters are left", n)
+	}
+	if grown := live() - warm; grown > 256<<10 { // 9,000 of anything would be more
+		t.Errorf("the heap has grown by %d bytes", grown)
 	}
 	if ex, im := s.Entries(); ex+im != 0 {
 		t.Errorf("%d exports, %d imports are left", ex, im)

@@ -25,7 +25,6 @@ const (
 	lingerTime    = 2 * time.Second // for the peer to take the last message
 	keepBuffer    = 1 << 20         // a larger read buffer is not kept
 	writeStall    = 10 * time.Second
-	answerPing    = 60 * time.Second
 	pingInterval  = 30 * time.Second
 	maxCloseBytes = 123
 )
@@ -46,6 +45,7 @@ type socket struct {
 	batch   *rpc.Batch
 	share   *rpc.Share // of the memory of unfinished messages; may be nil
 	mask    bool       // we are the client
+	ping    time.Duration
 
 	mu     sync.Mutex
 	out    *rpc.Outbox // nil during the client's handshake
@@ -271,8 +271,8 @@ func (c *socket) keepAlive(ws *websocket.Conn) (stop func()) {
 	stopped := false
 	ctx, cancel := context.WithCancel(context.Background())
 	var t *time.Timer
-	t = time.AfterFunc(pingInterval, func() {
-		limit, done := context.WithTimeout(ctx, answerPing)
+	t = time.AfterFunc(c.ping, func() {
+		limit, done := context.WithTimeout(ctx, 2*c.ping)
 		err := ws.Ping(limit)
 		done()
 		mu.Lock()
@@ -282,7 +282,7 @@ func (c *socket) keepAlive(ws *websocket.Conn) (stop func()) {
 		case err != nil:
 			_ = c.Conn.Close()
 		default:
-			t.Reset(pingInterval)
+			t.Reset(c.ping)
 		}
 	})
 	return func() {
