@@ -74,6 +74,10 @@ type AttachOptions struct {
 	OnResume func(Resumed)
 }
 
+// goneAfter is how long a hub that is back may not know the session before it is
+// taken to have ended: its producer needs a while to come back, too.
+const goneAfter = 15 * time.Second
+
 // attachDeadline is the longest wait for the first event that the hub allows.
 const attachDeadline = time.Hour
 
@@ -226,6 +230,7 @@ func eventOf(item json.RawMessage) (Event, error) {
 // open again, and follows it from where the attachment was.
 func (a *attachment) resume(ctx context.Context) (*Stream, error) {
 	broke := time.Now()
+	var unknown time.Time // since then the hub says that there is no such session
 	s, err := backoff.Retry(ctx, func() (*Stream, error) {
 		s, r, err := a.tryResume(ctx)
 		if err == nil {
@@ -235,7 +240,12 @@ func (a *attachment) resume(ctx context.Context) (*Stream, error) {
 			}
 			return s, nil
 		}
-		if !resumable(err) && KindOf(err) != KindNotFound {
+		if KindOf(err) != KindNotFound {
+			unknown = time.Time{}
+		} else if unknown.IsZero() {
+			unknown = time.Now()
+		}
+		if !resumable(err) && KindOf(err) != KindNotFound || !unknown.IsZero() && time.Since(unknown) > goneAfter {
 			err = backoff.Permanent(err)
 		}
 		return nil, err

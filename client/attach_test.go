@@ -295,6 +295,31 @@ func TestAttachLosesPatience(t *testing.T) {
 	})
 }
 
+func TestAttachEndsWhenTheSessionHasEndedMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &fakeSession{
+			script: func(_ *fakeSession, c *fakeConn, f line, n int) {
+				event(c, f, 1, 1)
+				c.Conn.Close()
+			},
+			info: func(int) (uint64, bool) { return 0, false },
+		}
+		h := newFake(t, s.on)
+		c := h.connect(client.Options{})
+		began := time.Now()
+		var last error
+		for _, err := range c.Attach(t.Context(), "demo", nil) {
+			last = err
+		}
+		wantKind(t, last, client.KindNotFound)
+		if took := time.Since(began); took < 10*time.Second || took > 30*time.Second {
+			t.Errorf("gave up after %v", took)
+		}
+		c.Close()
+		h.close()
+	})
+}
+
 func TestAttachEndsWithTheContextWhileAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &fakeSession{script: func(_ *fakeSession, c *fakeConn, f line, n int) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // hubctl starts hubctl with its output in a buffer.
@@ -28,6 +29,15 @@ func (d *daemon) hubctl(args ...string) (cmd *exec.Cmd, out, talk *logBuffer) {
 		cmd.Wait()
 	})
 	return cmd, out, talk
+}
+
+// exitOf waits for the end of a program and returns its exit code.
+func exitOf(t *testing.T, cmd *exec.Cmd) int {
+	t.Helper()
+	stuck := time.AfterFunc(patience, func() { cmd.Process.Signal(syscall.SIGQUIT) }) // prints its goroutines
+	defer stuck.Stop()
+	cmd.Wait()
+	return cmd.ProcessState.ExitCode()
 }
 
 // The exit status of the program is that of hubctl run.
@@ -100,8 +110,7 @@ func TestRunForwardsSignals(t *testing.T) {
 		has(fmt.Sprintf("got %d", i+1))
 	}
 	cmd.Process.Signal(syscall.SIGUSR2)
-	cmd.Wait()
-	if code := cmd.ProcessState.ExitCode(); code != 5 || !strings.Contains(out.String(), "bye") {
+	if code := exitOf(t, cmd); code != 5 || !strings.Contains(out.String(), "bye") {
 		t.Errorf("code %d, wrote %q and %q", code, out, talk)
 	}
 }
@@ -161,11 +170,12 @@ func TestNothingIsLostThroughRestarts(t *testing.T) {
 	d = startHub(t, dir, state)
 	upTo(4, text)
 	late, all, _ := d.hubctl("attach", "--no-stdin", "log") // the producer has brought back what was
+	eventually(t, "everybody is back", func() bool { return strings.Contains(events.String(), "line 1200 ") })
+	upTo(4, all)
 	step(5)
 	for _, cmd := range []*exec.Cmd{producer, plain, jsonl, late} {
-		cmd.Wait()
-		if code := cmd.ProcessState.ExitCode(); code != 0 {
-			t.Errorf("%v ended with code %d", cmd.Args, code)
+		if code := exitOf(t, cmd); code != 0 {
+			t.Errorf("%v ended with code %d\n%s", cmd.Args, code, cmd.Stderr)
 		}
 	}
 	upTo(5, text)

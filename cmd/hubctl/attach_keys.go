@@ -21,11 +21,13 @@ type keyboard struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	filter  keyFilter
-	part    []byte // an unfinished character
-	command byte   // opens the command line; 0 for none
+	command byte // opens the command line; 0 for none
 
 	mu   sync.Mutex
 	line *lineInput // of the open command line; nil when it is closed
+
+	sending sync.Mutex
+	part    []byte // an unfinished character; guarded by sending
 }
 
 // read feeds what comes from stdin until it ends.
@@ -118,6 +120,8 @@ func (k *keyboard) toSession(text []byte, all bool) bool {
 		}
 		return true
 	}
+	k.sending.Lock()
+	defer k.sending.Unlock()
 	k.part = append(k.part, text...)
 	whole := len(k.part) - unfinished(k.part)
 	if all {
@@ -144,16 +148,18 @@ func (k *keyboard) openLine() {
 	k.mu.Unlock()
 	go func() { // ends with the command line
 		literal := k.t.commands.run(k.ctx, line)
-		k.mu.Lock()
-		k.line = nil
-		k.mu.Unlock()
+		line.close()
+		// The reader of the keyboard waits until the line is gone, so this is in
+		// order: what was typed ahead is for the session.
 		if literal {
 			k.toSession([]byte{k.command}, true)
 		}
-		// What was typed ahead is for the session.
 		if rest := line.rest(); len(rest) > 0 {
 			k.toSession(rest, true)
 		}
+		k.mu.Lock()
+		k.line = nil
+		k.mu.Unlock()
 	}()
 }
 

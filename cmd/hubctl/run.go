@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,6 +33,7 @@ type running struct {
 	size    string
 
 	initial  *pty.Winsize
+	back     atomic.Int64 // when the connection to the hub was last made again
 	program  *program
 	producer *client.Producer
 }
@@ -124,8 +126,9 @@ func (r *running) run(ctx context.Context, args []string) error {
 	defer input.close()
 	r.producer, err = c.Produce(ctx, r.session, &client.ProduceOptions{
 		Title: r.title, Ring: r.ring,
-		Meta:    map[string]any{"terminal": true, "command": args},
-		OnInput: input.take,
+		Meta:     map[string]any{"terminal": true, "command": args},
+		OnInput:  input.take,
+		OnResume: func(time.Duration) { r.back.Store(time.Now().UnixNano()) },
 	})
 	if err != nil {
 		if client.KindOf(err) == client.KindConflict {
@@ -246,10 +249,16 @@ func (r *running) pump(ctx context.Context) exitStatus {
 const (
 	lastWait         = 5 * time.Second
 	lastWaitDetached = 10 * time.Minute
+
+	// comeBack is how long followers need who lost the connection when this
+	// program did.
+	comeBack = 4 * time.Second
 )
 
 // finish closes the session of a program that has ended.
 func (r *running) finish(ctx context.Context, status exitStatus, detached bool) error {
+	// Followers that are on their way back, too, shall see the end.
+	time.Sleep(time.Until(time.Unix(0, r.back.Load()).Add(comeBack)))
 	limit := lastWait
 	if detached {
 		limit = lastWaitDetached

@@ -118,7 +118,7 @@ type Reader struct {
 	head   int
 	last   Value // what Recv has returned: the references in it are given back with the next
 	bytes  int
-	credit int  // granted to src and not used yet
+	credit int  // granted to src and not used yet, less what came without
 	sink   Sink // after Attach
 	wanted int  // credit that sink's side has granted and that no item has used
 	moving bool // relay hands the queue on
@@ -151,7 +151,7 @@ func (r *Reader) Item(b *Batch, v Value) {
 		r.mu.Unlock()
 		return
 	}
-	r.credit = max(r.credit-1, 0)
+	r.credit-- // below zero for who began before the first grant: those items count for the sender, too
 	if s := r.sink; s != nil && r.head == len(r.queue) && !r.moving {
 		r.wanted = max(r.wanted-1, 0)
 		r.mu.Unlock()

@@ -565,3 +565,41 @@ func TestArray(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 }
+
+// granted counts the credit that a Reader gives.
+type granted struct{ n int }
+
+func (g *granted) Grant(n int) { g.n += n }
+func (g *granted) Stop(*Error) {}
+
+// A sender may begin before the first grant, and counts what it has sent by
+// then against all grants: they must make up for it.
+func TestReaderCreditCoversWhatCameBeforeIt(t *testing.T) {
+	for _, early := range []int{0, 1, Window, Window + 1, 10 * Window} {
+		var g granted
+		r := NewReader(&g)
+		var b Batch
+		for range early {
+			r.Item(&b, Int(1))
+		}
+		received := early
+		for range early {
+			if _, ok, err := r.Recv(t.Context()); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+		}
+		for range 10 * Window { // as many again as credit allows
+			if g.n <= received && received > 0 {
+				t.Fatalf("%d early items: %d granted, %d received, nothing is queued", early, g.n, received)
+			}
+			r.Item(&b, Int(1))
+			received++
+			if _, ok, err := r.Recv(t.Context()); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+		}
+		if over := g.n - received; over > Window {
+			t.Errorf("%d early items: %d more than received are granted", early, over)
+		}
+	}
+}
