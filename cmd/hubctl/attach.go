@@ -269,6 +269,9 @@ func (t *attaching) endError(ctx context.Context, err error) error {
 		t.screen.notice("detached; session %s goes on", oneLine(t.session))
 		return nil
 	}
+	if t.screen != nil && client.KindOf(err) == client.KindNotFound {
+		return fmt.Errorf("session %s is gone: it ended while the hub could not be reached%w", oneLine(t.session), silent{err})
+	}
 	if e, ok := errors.AsType[*client.Error](err); ok && e.Kind == client.KindNotFound && !e.NoMethod() {
 		return hintedError{fmt.Errorf("no such session %q%w", t.session, silent{err}), sessionsHint}
 	}
