@@ -139,7 +139,7 @@ func TestManyFollowersOneStalled(t *testing.T) {
 	if gaps == 0 {
 		t.Error("the stalled follower lost nothing: the test did not stall it")
 	}
-	if drops, _ := d.metric("hubd_drops_total", `reason="events"`); drops == 0 {
+	if drops, _ := d.metric("hubd_drops_total", `reason="slow_follower"`); drops == 0 {
 		t.Error("the lost events were not counted")
 	}
 }
