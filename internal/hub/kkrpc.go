@@ -113,8 +113,19 @@ func (o kkrpcObserver) MessageIn(bytes int) { o.in.count(bytes) }
 
 func (o kkrpcObserver) MessageOut(bytes int) { o.out.count(bytes) }
 
-func (o kkrpcObserver) Ignored(reason string) {
+func (o kkrpcObserver) Ignored(s *kkrpc.Session, reason string) {
 	o.h.metrics.failedFrames.WithLabelValues(string(rpc.Kkrpc), reason).Inc()
+	if reason == kkrpc.TooLong {
+		o.h.metrics.rejected(limitFrame)
+	}
+	id := uint64(0)
+	if c, ok := s.Conn().(*conn); ok {
+		id = c.id
+	}
+	if o.h.monitors.any.Load() {
+		o.h.monitors.tell(monitorEvent{Event: sawFailedFrame, Protocol: string(rpc.Kkrpc), Conn: id, Reason: reason})
+	}
+	o.h.log.Info("frame failed", zap.String("protocol", string(rpc.Kkrpc)), zap.Uint64("conn", id), zap.String("reason", reason))
 }
 
 func (o kkrpcObserver) SessionOpened(*kkrpc.Session) {}

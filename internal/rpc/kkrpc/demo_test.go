@@ -194,7 +194,7 @@ func newWatcher() *watcher {
 
 func (w *watcher) MessageIn(int)                      {}
 func (w *watcher) MessageOut(int)                     {}
-func (w *watcher) Ignored(string)                     { w.ignored.Add(1) }
+func (w *watcher) Ignored(*Session, string)           { w.ignored.Add(1) }
 func (w *watcher) SessionOpened(s *Session)           { w.opened <- s }
 func (w *watcher) SessionEnded(_ *Session, err error) { w.ended <- err }
 

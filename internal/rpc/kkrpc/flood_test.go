@@ -1,11 +1,13 @@
 package kkrpc
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/frame"
@@ -208,4 +210,46 @@ func TestTablesAreBounded(t *testing.T) {
 	if m := rec.find(func(m map[string]any) bool { return m["id"] == "on" }); fact(m) != "response on: 1" {
 		t.Errorf("after the release: %v", m)
 	}
+}
+
+// A stream that finds no room is an error, not silence; one that nobody ever
+// pulls is forgotten with its call, and an end waits for the first pull.
+func TestStreamsThatDoNotBegin(t *testing.T) {
+	rec := &recorder{}
+	d := newDemo()
+	s := newSession(rec, rpc.NewLink(nil), &rpc.Peer{Scopes: rpc.AllScopes}, &d.api, Limits{MaxEntries: 1}, false)
+	s.wants.Streams = true
+	answer := func(id string) (m map[string]any) {
+		t.Helper()
+		eventually(t, "answer "+id, func() bool {
+			m = rec.find(func(m map[string]any) bool { return m["id"] == id })
+			return m != nil
+		})
+		return m
+	}
+	s.Receive(nil, []byte(`{"t":"q","id":"1","op":"call","p":["hub","count"],"a":[0]}`))
+	first := answer("1")
+	s.Receive(nil, []byte(`{"t":"q","id":"2","op":"call","p":["hub","count"],"a":[5]}`))
+	if got := fact(answer("2")); got != "response 2 fails: "+errTables.Message {
+		t.Errorf("got %s", got)
+	}
+	s.Receive(nil, []byte(`{"id":"3","method":"hub.count","args":[5],"type":"request"}`))
+	if got := fact(answer("3")); got != "response 3 fails: "+errTables.Message {
+		t.Errorf("got %s", got)
+	}
+	eventually(t, "the calls end", func() bool { return s.Counts().Running == 0 })
+	if rec.find(func(m map[string]any) bool { return m["t"] == "sr" }) != nil || s.Counts().Sources != 1 {
+		t.Errorf("an end was sent before the first pull: %v", rec.all())
+	}
+	sid := first["v"].(map[string]any)["id"].(string)
+	s.Receive(nil, fmt.Appendf(nil, `{"t":"sq","id":"p","sid":"%s","op":"pull","n":1}`, sid))
+	if m := rec.find(func(m map[string]any) bool { return m["t"] == "sr" }); m == nil || m["d"] != true {
+		t.Errorf("the end: %v", m)
+	}
+	// The method's deadline ends a stream that nobody pulls.
+	late := rpc.HandleStream("hub.late", func(_ context.Context, _ struct{}, send func(int64) error) error { return send(1) }, rpc.Within(time.Millisecond))
+	d.table.MustAdd(late)
+	s.Receive(nil, []byte(`{"t":"q","id":"4","op":"call","p":["hub","late"]}`))
+	answer("4")
+	eventually(t, "the stream is forgotten", func() bool { return s.Counts() == Counts{} })
 }

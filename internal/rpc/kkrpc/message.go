@@ -70,8 +70,11 @@ type reason string
 const (
 	badJSON   reason = "bad_json"        // no JSON, or over a limit of it
 	badFrame  reason = "unknown_message" // JSON, but no message that we know
-	badLength reason = "too_long"        // longer than the limit
+	badLength reason = TooLong           // longer than the limit
 )
+
+// TooLong is the reason of a text over the limit.
+const TooLong = "too_long"
 
 // Reasons lists them all, for code that needs one series per reason.
 func Reasons() []string { return []string{string(badJSON), string(badFrame), string(badLength)} }

@@ -26,7 +26,7 @@ type Observer interface {
 	MessageIn(bytes int)
 	MessageOut(bytes int)
 	// Ignored comes for each text that is no message; reason is one of Reasons.
-	Ignored(reason string)
+	Ignored(s *Session, reason string)
 	// SessionOpened and SessionEnded come once per connection; err is nil after
 	// a regular end.
 	SessionOpened(s *Session)

@@ -108,6 +108,9 @@ func newSession(wire transport, link *rpc.Link, peer *rpc.Peer, api *API, limits
 	return s
 }
 
+// Conn returns the hub's own record of the connection; see rpc.Link.
+func (s *Session) Conn() any { return s.link.Conn }
+
 // SetPeer changes on whose behalf later calls run.
 func (s *Session) SetPeer(p *rpc.Peer) { s.peer.Store(p) }
 
@@ -172,7 +175,7 @@ func (s *Session) Receive(b *rpc.Batch, msg []byte) {
 // library has a message for that, and one of them dies of what is no object.
 func (s *Session) ignored(why reason) {
 	if s.obs != nil {
-		s.obs.Ignored(string(why))
+		s.obs.Ignored(s, string(why))
 	}
 }
 

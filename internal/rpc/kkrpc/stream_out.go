@@ -57,9 +57,8 @@ func (k *call) Open(b *rpc.Batch, c *rpc.Call, src rpc.Source) rpc.Sink {
 	}
 	s.mu.Unlock()
 	if full {
-		o.closed = true
 		go c.Cancel(errTables) // not from here: the call's own lock is held
-		return o
+		return refusedStream{k}
 	}
 	p := getScratch()
 	out, _ := appendResult((*p)[:0], k.d, k.id, marker, s.form)
@@ -69,6 +68,18 @@ func (k *call) Open(b *rpc.Batch, c *rpc.Call, src rpc.Source) rpc.Sink {
 		src.Grant(pushWindow)
 	}
 	return o
+}
+
+// refusedStream stands for a stream that never began: its end is an ordinary error.
+type refusedStream struct{ k *call }
+
+func (r refusedStream) Item(*rpc.Batch, rpc.Value) {}
+
+func (r refusedStream) End(b *rpc.Batch, err *rpc.Error) {
+	if err == nil {
+		err = errTables
+	}
+	r.k.Error(b, &r.k.Call, err)
 }
 
 // classicKey keeps the ids of requests apart from those of streams.
@@ -173,7 +184,11 @@ func (o *outStream) End(b *rpc.Batch, err *rpc.Error) {
 		return
 	}
 	o.over, o.err = true, err
-	o.held = o.k.d == Compact && !o.pulled && !o.closed && !o.cancelled
+	if o.k.d == Compact && !o.pulled && !o.closed {
+		// A consumer that never pulled takes the marker for a plain value.
+		o.closed = err != nil && err.Code == rpc.CodeDeadlineExceeded
+		o.held = !o.closed
+	}
 	if o.held {
 		o.mu.Unlock()
 		return
