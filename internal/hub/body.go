@@ -2,6 +2,7 @@ package hub
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -13,7 +14,7 @@ import (
 const leastBody = 1 << 10
 
 // errSlowBody is what reading a body ends with that does not come.
-var errSlowBody = errors.New("the body of the request comes too slowly")
+var errSlowBody = fmt.Errorf("the body of the request comes too slowly: %w", os.ErrDeadlineExceeded)
 
 // steadyBody is the body of a request whose bytes must keep coming: each read
 // has the limit anew, and all of them together a least rate. A handler that

@@ -15,7 +15,6 @@ import (
 const (
 	limitUpload   = "upload"
 	limitSpool    = "spool"
-	limitSlowBody = "slow_body"
 	limitRequests = "request_memory"
 )
 
@@ -121,8 +120,6 @@ func (o krpcObserver) Refused(reason krpc.Reason) {
 		o.h.metrics.rejected(limitUpload)
 	case krpc.ReasonFull:
 		o.h.metrics.rejected(limitSpool)
-	case krpc.ReasonSlow:
-		o.h.metrics.rejected(limitSlowBody)
 	case krpc.ReasonBusy:
 		o.h.metrics.rejected(limitRequests)
 	}

@@ -193,6 +193,22 @@ func TestKrpcClientGoesAway(t *testing.T) {
 	}
 }
 
+// A body that stands still is given up, and answered as what it is.
+func TestKrpcSlowBody(t *testing.T) {
+	h := startHub(t, Options{Demo: true, Limits: Limits{HTTPBody: 50e6}})
+	whole := krpcUpload(`{"method": "demo_file_info", "params": ["__file__:1"]}`, "f", strings.Repeat("x", 1<<20))
+	form := krpcForm(`{"method": "echo", "params": [1]}`)
+	for _, request := range []string{whole[:len(whole)-500], whole[:300], form[:len(form)-5]} {
+		if status, body := h.ask("unix", h.socket, request); status != 408 {
+			t.Errorf("%d %s", status, body)
+		}
+	}
+	if got := h.sample(`hubd_rejected_total{limit="http_body"}`); got != "3" {
+		t.Errorf("counted %s", got)
+	}
+	eventually(t, "the spool is empty", func() bool { return h.sample("hubd_spool_bytes") == "0" })
+}
+
 // Whatever runs or is being read does not hold up the end of the hub.
 func TestKrpcAtShutdown(t *testing.T) {
 	h := startHub(t, Options{Demo: true, Limits: Limits{Drain: 50e6}})

@@ -161,7 +161,7 @@ func (m *metrics) zero() {
 		rpc.LimitCallsPerConnection, rpc.LimitCallsPerUID, rpc.LimitCalls, rpc.LimitOutbox,
 		limitConnections, limitConnectionsUID, limitUnauthenticated, limitHandshake, limitAttempts,
 		limitUnfinished, limitPartialFrame, limitHTTPBody, limitFirstByte, limitWriteStall, limitFrame,
-		limitUpload, limitSpool, limitSlowBody, limitRequests,
+		limitUpload, limitSpool, limitRequests,
 	} {
 		m.rejections.WithLabelValues(limit)
 	}

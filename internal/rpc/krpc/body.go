@@ -42,6 +42,9 @@ func (b *body) Read(p []byte) (int, error) {
 	if err := b.x.control.SetReadDeadline(earlier(now.Add(limits.BodyWait), b.began.Add(limits.BodyWait+earned))); err != nil {
 		return 0, err
 	}
+	if b.x.isStopping() { // after the deadline, which shutdown moves to the past
+		return 0, errSlow
+	}
 	n, err := b.declared.Read(p)
 	b.n += int64(n)
 	switch {
