@@ -202,6 +202,9 @@ func sessionNameOf(command string) string {
 		}
 		return '-'
 	}, filepath.Base(command))
+	if name == "." || name == ".." {
+		return "session"
+	}
 	return name[:min(len(name), 32)]
 }
 
