@@ -169,3 +169,37 @@ test("origin and host are looked at before anything else", { timeout: 30000 }, a
 over("who has no token is no administrator", async (api) => {
   await assert.rejects(async () => await api.hub.cancel(1), (e) => /permission_denied|unauthenticated/.test(e.code) && e.ran === "no");
 });
+
+test("sessions are opened, followed, typed into and resumed", { timeout: 60000 }, async () => {
+  const name = `interop-${process.pid}`;
+  const producer = await session();
+  const follower = await session();
+  assert.deepEqual(await producer.api.session.open(name, "Interop"), { session: name, seq: 0 });
+  await producer.api.session.publish(name, { type: "output", rendered: "one" });
+
+  const input = (await producer.api.session.input(name)).getReader();
+  const events = (await follower.api.session.follow(name, null, "interactive")).getReader();
+  assert.equal((await events.read()).value.rendered, "one");
+  await producer.api.session.publish(name, { type: "output", rendered: "two" });
+  assert.equal((await events.read()).value.rendered, "two");
+
+  assert.deepEqual(await follower.api.session.send(name, "ls\r"), { ok: true });
+  assert.equal((await input.read()).value.text, "ls\r");
+  const typed = (await events.read()).value;
+  assert.deepEqual([typed.type, typed.text, typed.seq], ["input", "ls\r", 3]);
+  assert.deepEqual(await follower.api.session.resize(name, 100, 30), { ok: true });
+  const { type, cols, rows } = (await input.read()).value;
+  assert.deepEqual([type, cols, rows], ["resize", 100, 30]);
+
+  // Who comes back goes on behind what it saw.
+  await follower.end();
+  const again = await session();
+  const rest = (await again.api.session.follow(name, 2)).getReader();
+  assert.equal((await rest.read()).value.seq, 3);
+  await producer.api.session.publish(name, { type: "output", rendered: "four" });
+  assert.equal((await rest.read()).value.rendered, "four");
+  assert.deepEqual(await producer.api.session.close(name), { ok: true });
+  assert.equal((await rest.read()).done, true);
+  assert.equal((await input.read()).done, true);
+  await Promise.all([again.end(), producer.end()]);
+});
