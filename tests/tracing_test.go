@@ -2,6 +2,7 @@ package tests
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -11,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
@@ -129,7 +129,9 @@ func TestTraceContextOfABatch(t *testing.T) {
 	}
 	req.Header.Set("Traceparent", sampleParent)
 	client := &http.Client{Timeout: patience, Transport: &http.Transport{
-		Dial: func(string, string) (net.Conn, error) { return net.DialTimeout("unix", d.socket, time.Second) }, DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", d.socket)
+		}, DisableKeepAlives: true,
 	}}
 	resp, err := client.Do(req)
 	if err != nil {

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"net"
@@ -241,7 +242,9 @@ func TestDebugPagesOnUnixSocketsOnly(t *testing.T) {
 	h := startHub(t, Options{Listen: []string{"tcp://127.0.0.1:0?auth=none"}})
 	get := func(network, address string) int {
 		c := http.Client{Transport: &http.Transport{
-			Dial: func(string, string) (net.Conn, error) { return net.Dial(network, address) }, DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, network, address)
+			}, DisableKeepAlives: true,
 		}}
 		host := "hub"
 		if network == "tcp" {

@@ -236,16 +236,14 @@ func (k *call) trace(meta rpc.Value) {
 	if meta.Kind() != '{' {
 		return
 	}
-	if v, ok := meta.Member("traceparent"); ok {
-		if raw, _ := v.Raw(); len(raw) <= 128 {
-			k.Trace.Parent = text(v)
+	member := func(name string) string {
+		v, _ := meta.Member(name)
+		if raw, _ := v.Raw(); len(raw) > 1024 {
+			return ""
 		}
+		return text(v)
 	}
-	if v, ok := meta.Member("tracestate"); ok && k.Trace.Parent != "" {
-		if raw, _ := v.Raw(); len(raw) <= 1024 {
-			k.Trace.State = text(v)
-		}
-	}
+	k.Trace = rpc.ParseTrace(member("traceparent"), member("tracestate"))
 }
 
 // Own copies the id.

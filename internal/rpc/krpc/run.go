@@ -69,7 +69,7 @@ func (x *exchange) call(method string, args rpc.Args) *outcome {
 	o := &outcome{limit: x.server.conf.Limits.Result, done: make(chan struct{})}
 	c := &rpc.Call{
 		Args: args, Peer: x.Peer, Protocol: rpc.Krpc, Reply: o,
-		Trace: rpc.TraceContext{Parent: x.r.Header.Get("Traceparent"), State: x.r.Header.Get("Tracestate")},
+		Trace: rpc.ParseTrace(x.r.Header.Get("Traceparent"), x.r.Header.Get("Tracestate")),
 		Unary: m == nil || !streamsBytes(m),
 	}
 	var t rpc.Target = m
