@@ -87,7 +87,7 @@ type budget struct {
 }
 
 // burst is how much time may be spent at once.
-const burst = 100 * time.Millisecond
+const burst = 200 * time.Millisecond
 
 // open reports whether there is time left.
 func (b *budget) open(now time.Time) bool {

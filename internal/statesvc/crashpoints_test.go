@@ -67,7 +67,7 @@ func TestEachCrashPoint(t *testing.T) {
 			t.Fatal(err)
 		}
 	case testing.Short() || thin > 1:
-		points = 60
+		points = 40
 	default:
 		points = 160
 	}
