@@ -33,7 +33,7 @@ func (h *hub) mountRemotes() error {
 			return &ConfigError{[]error{fmt.Errorf("remote %q: %w", text, err)}}
 		}
 		r, err := snekrpc.Mount(snekrpc.RemoteConfig{
-			Alias: alias, Service: service, Client: client, Table: h.table,
+			Alias: alias, Service: service, Client: client, Table: h.table, Removed: h.metrics.removed,
 			Changed: func(alias string, methods int, err error) {
 				if err != nil {
 					h.log.Warn("far side cannot be reached", zap.String("remote", alias), zap.NamedError("reason", reasonOf(err)))

@@ -38,6 +38,7 @@ type conn struct {
 	queue    [][]byte // messages that wait for cur
 	ahead    int      // their bytes
 	handling bool     // a goroutine handles messages
+	over     bool     // no goroutine is started any more
 	room     chan struct{}
 }
 
@@ -73,6 +74,9 @@ func (c *conn) serve(ctx context.Context) error {
 	} else if e := c.out.Err(); e != nil {
 		err = e
 	}
+	c.mu.Lock()
+	c.over = true
+	c.mu.Unlock()
 	close(c.dead)
 	c.link.Close(cause, c.s.cfg.Drain)
 	c.working.Wait()
@@ -212,7 +216,7 @@ func (c *conn) settledLocked(k *call) {
 		return
 	}
 	c.cur = nil
-	if c.handling || len(c.queue) == 0 {
+	if c.handling || c.over || len(c.queue) == 0 {
 		return
 	}
 	c.handling = true

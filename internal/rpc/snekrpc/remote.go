@@ -55,7 +55,7 @@ const (
 	varKeyword     = 4
 )
 
-// RemoteConfig says what a Remote offers. All fields but Changed are required.
+// RemoteConfig says what a Remote offers. All fields but the functions are required.
 type RemoteConfig struct {
 	Alias   string // the name of the service here
 	Service string // its name at the far side
@@ -64,6 +64,8 @@ type RemoteConfig struct {
 	// Changed is told when the far side has become known (err is nil) or could
 	// not be reached. It must not block. May be nil.
 	Changed func(alias string, methods int, err error)
+	// Removed is called for each row that was taken out of the table. May be nil.
+	Removed func(*rpc.Method)
 }
 
 // Remote is a service of a far server as a service of the method table. The far
@@ -250,6 +252,11 @@ func (r *Remote) forget(err error) {
 		return
 	}
 	r.cfg.Table.Remove(rows...)
+	if r.cfg.Removed != nil {
+		for _, m := range rows {
+			r.cfg.Removed(m)
+		}
+	}
 	if err != nil && r.cfg.Changed != nil && r.ctx.Err() == nil {
 		r.cfg.Changed(r.cfg.Alias, 0, err)
 	}
