@@ -126,6 +126,9 @@ func (s *Session) target(k *call, m *message) rpc.Target {
 		k.readers = a.readers
 		return row
 	}
+	if a, err := s.arguments(m, nil); err == nil {
+		k.Refs = a.refs // to be released: nobody takes them
+	}
 	path, ok := s.callPath(m)
 	if !ok {
 		return refusal{invalid("Missing path")}

@@ -7,7 +7,8 @@ import WebSocket from "ws";
 
 globalThis.WebSocket ??= WebSocket; // Node 20 has none
 
-const registry = ["0.0.12", "0.1.1", "0.1.2", "0.2.2"];
+// 0.1.1 differs from 0.1.2 in nothing but its version.
+const registry = ["0.0.12", "0.1.2", "0.2.2"];
 const builds = (process.env.KKRPC_BUILDS ?? "").split(" ").filter(Boolean).map((b) => b.split("="));
 
 // compare tells whether version a is at least b.
