@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"path/filepath"
 
+	"go.uber.org/zap"
+
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/krpc"
 	"github.com/hubd-dev/hubd/internal/trust"
@@ -113,7 +115,12 @@ func (o krpcObserver) MessageIn(bytes int64) { o.in.count(int(bytes)) }
 
 func (o krpcObserver) MessageOut(bytes int64) { o.out.count(int(bytes)) }
 
-func (o krpcObserver) Refused(reason krpc.Reason) {
+func (o krpcObserver) Refused(r *http.Request, reason krpc.Reason) {
+	id := connOf(r).id
+	if o.h.monitors.any.Load() {
+		o.h.monitors.tell(monitorEvent{Event: sawFailedFrame, Protocol: string(rpc.Krpc), Conn: id, Reason: string(reason)})
+	}
+	o.h.log.Info("frame failed", zap.String("protocol", string(rpc.Krpc)), zap.Uint64("conn", id), zap.String("reason", string(reason)))
 	o.h.metrics.failedFrames.WithLabelValues(string(rpc.Krpc), string(reason)).Inc()
 	switch reason {
 	case krpc.ReasonTooLarge:

@@ -36,7 +36,7 @@ func (x *exchange) read() (*request, error) {
 		if x.r.ContentLength > b.max {
 			return nil, errTooLarge
 		}
-		err = readForm(b, &x.text, make([]byte, 32<<10))
+		err = readForm(b, &x.text, make([]byte, 8<<10))
 	case "application/json":
 		b.max = int64(limits.JSON)
 		if x.r.ContentLength > b.max {
@@ -69,7 +69,7 @@ func parsed(text []byte) (*request, error) {
 
 // readJSON takes a body that is the call itself.
 func (x *exchange) readJSON(b *body) error {
-	buf := make([]byte, 32<<10)
+	buf := make([]byte, 8<<10)
 	for {
 		n, err := b.Read(buf)
 		if e := x.text.add(buf[:n]); e != nil {
@@ -87,6 +87,10 @@ func (x *exchange) readJSON(b *body) error {
 // readMultipart takes a body with files.
 func (x *exchange) readMultipart(b *body, boundary string) error {
 	limits := &x.server.conf.Limits
+	if !x.server.memory.take(windowSize) {
+		return errBusy
+	}
+	defer x.server.memory.give(windowSize)
 	m, err := newMultipart(b, boundary)
 	if err != nil {
 		return err

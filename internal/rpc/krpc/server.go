@@ -35,7 +35,7 @@ type Observer interface {
 	MessageIn(bytes int64)
 	MessageOut(bytes int64)
 	// Refused comes when a request could not be understood, or not be taken.
-	Refused(reason Reason)
+	Refused(r *http.Request, reason Reason)
 }
 
 // Reason says why a request was refused.
@@ -353,11 +353,23 @@ func (x *exchange) linger() bool {
 }
 
 // close ends the connection in order: the answer is through before anything
-// that the peer has sent too much can make a reset overtake it.
+// that the peer has sent too much can make a reset overtake it. What the
+// request held is given back before that is waited for.
 func (x *exchange) close() {
 	close(x.answered)
-	if c, ok := x.conn.(closeWriter); ok && c.CloseWrite() == nil {
-		_ = x.conn.SetReadDeadline(time.Now().Add(x.server.conf.Limits.Linger))
+	c, ok := x.conn.(closeWriter)
+	half := ok && c.CloseWrite() == nil
+	if x.link != nil {
+		x.link.Close(rpc.ErrPeerGone, x.server.conf.Drain) // before its files go
+	}
+	x.upload.Close()
+	x.text.release()
+	if half {
+		linger := x.server.conf.Limits.Linger
+		if x.isStopping() {
+			linger = min(linger, shortLinger)
+		}
+		_ = x.conn.SetReadDeadline(time.Now().Add(linger))
 		if x.watching {
 			<-x.watched
 		} else {
@@ -368,13 +380,13 @@ func (x *exchange) close() {
 	if x.watching {
 		<-x.watched
 	}
-	if x.link != nil {
-		x.link.Close(rpc.ErrPeerGone, x.server.conf.Drain) // before its files go
-	}
 }
+
+// shortLinger is how long a peer has to close its side when the hub ends.
+const shortLinger = 200 * time.Millisecond
 
 func (x *exchange) refused(reason Reason) {
 	if o := x.server.conf.Observer; o != nil {
-		o.Refused(reason)
+		o.Refused(x.r, reason)
 	}
 }

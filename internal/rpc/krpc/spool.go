@@ -70,6 +70,8 @@ type upload struct {
 	f     *os.File
 	size  int64 // bytes written
 	taken int64 // counted in spool.used
+
+	closed bool
 }
 
 // spoolStep is how much of the spool is taken at once.
@@ -129,15 +131,15 @@ func (u *upload) file(name string, from int64) *rpc.File {
 	}}
 }
 
-// Close removes the files.
+// Close removes the files. It may be called twice.
 func (u *upload) Close() {
-	if u.f == nil {
+	if u.f == nil || u.closed {
 		return
 	}
+	u.closed = true
 	u.f.Close() // u.f stays: who still reads learns that it is closed
 	u.spool.used.Add(-u.taken)
 	u.spool.open.Add(-1)
-	u.taken = 0
 }
 
 // create makes a file that has no name.
