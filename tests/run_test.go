@@ -267,6 +267,8 @@ func TestAttachLeavesTheTerminalAsItWas(t *testing.T) {
 	keys.sees("Ctrl-A d detaches, Ctrl-] opens a command line")
 	keys.typeKeys("\x1dcall echo {\"a\": [1, 2]}\r")
 	keys.sees(`"a": [`)
+	keys.typeKeys("echo.x 1\r")
+	keys.sees(`unknown command "echo.x"`, "to call a method: call echo.x")
 	keys.typeKeys("hel\t\r")
 	keys.sees("Tab completes")
 	keys.typeKeys("call health.ping --stream count:=-1 interval:=0.05\r")

@@ -25,7 +25,7 @@ func TestManyFollowersOneStalled(t *testing.T) {
 	followers, events := 20, 12000 // more than the log of a session holds
 	fmt.Sscan(os.Getenv("HUBD_TEST_FOLLOWERS"), &followers)
 	fmt.Sscan(os.Getenv("HUBD_TEST_EVENTS"), &events)
-	d := startDaemon(t)
+	d := startDaemon(t, "--limits-write-stall", "10m") // else who does not read is closed after 10 s
 	stalled := d.dial()
 	stalled.send(`{"action":"hello","version":1}` + "\n" + `{"action":"attach","session":"demo"}` + "\n")
 	stalled.frame()

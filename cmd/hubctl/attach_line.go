@@ -122,6 +122,13 @@ func (l *commandLine) execute(ctx context.Context, words []string) error {
 	}
 	sub := l.app()
 	root := l.root(sub)
+	if cmd, _, err := root.Find(words); err == nil && cmd == root {
+		hint := `"help" lists the commands`
+		if strings.Contains(words[0], ".") {
+			hint = "to call a method: call " + words[0]
+		}
+		return l.report(ctx, usageError{fmt.Sprintf("unknown command %q", words[0]), hint})
+	}
 	root.SetArgs(words)
 	err := root.ExecuteContext(ctx)
 	if ctx.Err() != nil {
