@@ -171,7 +171,7 @@ func mapKey(k configKey) configKey {
 }
 
 var configKeys = []configKey{
-	list("listen", "URL", "address to accept connections on: unix:///PATH[?mode=0660&group=G] tcp://HOST:PORT[?auth=token|uid|none] or "+
+	list("listen", "URL", "address to accept connections on: unix:///PATH[?mode=0660&group=G], tcp://HOST:PORT[?auth=token|uid|none] or "+
 		"tls://HOST:PORT[?auth=token|cert|uid|none], all with protocols=A,B and scopes=read,call; repeatable", func(o *Options) *[]string { return &o.Listen }),
 	text("state", "DIR", "folder of store, spool and lock", func(o *Options) *string { return &o.State }),
 	toggle("demo", "add the methods math.add and demo.*, and make demo the default session", func(o *Options) *bool { return &o.Demo }),
@@ -202,6 +202,9 @@ var configKeys = []configKey{
 	number("calls_per_connection", "calls in flight of one connection", func(l *Limits) *int { return &l.CallsPerConnection }),
 	number("calls_per_uid", "calls in flight of one user", func(l *Limits) *int { return &l.CallsPerUID }),
 	number("calls", "calls in flight", func(l *Limits) *int { return &l.Calls }),
+	number("subscriptions_per_connection", "endless streams of one connection, such as watches", func(l *Limits) *int { return &l.SubscriptionsPerConnection }),
+	number("subscriptions_per_uid", "endless streams of one user", func(l *Limits) *int { return &l.SubscriptionsPerUID }),
+	number("request_memory", "bytes of the arguments of running calls", func(l *Limits) *int { return &l.RequestMemory }),
 	number("outbox", "bytes that wait to be taken by one peer", func(l *Limits) *int { return &l.Outbox }),
 	number("capnweb_message", "bytes of one message or batch of Cap'n Web", func(l *Limits) *int { return &l.CapnwebMessage }),
 	number("capnweb_entries", "exports and imports of one session of Cap'n Web", func(l *Limits) *int { return &l.CapnwebEntries }),

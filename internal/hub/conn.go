@@ -50,6 +50,8 @@ type conn struct {
 	tryOnce func(fd uintptr) bool // never waits
 	tryWait func(fd uintptr) bool // waits until the socket takes something
 
+	inHead   atomic.Bool // part of the head of a request was read, no request is served
+	serving  atomic.Bool // a request is served
 	probing  atomic.Bool // its stream has ended: see probe
 	closing  atomic.Bool // the TLS layer says goodbye
 	once     sync.Once
@@ -200,11 +202,25 @@ func (c *conn) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	n, err := c.receive(p)
+	if c.protocolName() == protocolHTTP && !c.serving.Load() {
+		c.waitsForHead(n, err)
+	}
 	if n > 0 && c.hub.monitors.frames.Load() {
 		c.hub.monitors.frame(c, "in", append(c.begun, p[:n]...))
 		c.begun = nil
 	}
 	return n, err
+}
+
+// waitsForHead follows the server as it reads the head of a request: the end of
+// its patience between two requests is no refusal, inside a head it is.
+func (c *conn) waitsForHead(n int, err error) {
+	if n > 0 {
+		c.inHead.Store(true)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) && c.inHead.Swap(false) {
+		c.hub.metrics.rejected(limitHTTPHead)
+	}
 }
 
 // receive reads past what detection has taken.

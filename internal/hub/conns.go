@@ -21,6 +21,7 @@ const (
 	limitUnfinished      = "unfinished"
 	limitPartialFrame    = "partial_frame"
 	limitHTTPBody        = "http_body"
+	limitHTTPHead        = "http_head"
 	limitWriteStall      = "write_stall"
 	limitFrame           = "frame"
 	descriptorReserve    = 64 // for logs, state, listeners and what handlers open

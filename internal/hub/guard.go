@@ -17,6 +17,9 @@ import (
 func (h *hub) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := connOf(r)
+		c.serving.Store(true)
+		c.inHead.Store(false)
+		defer c.serving.Store(false)
 		page := false
 		if c.listener.addr.network == "tcp" {
 			live := h.live.Load()

@@ -196,6 +196,7 @@ func TestSlowRequests(t *testing.T) {
 			}
 		})
 	}
+	eventually(t, "slow heads are counted", func() bool { return h.sample(`hubd_rejected_total{limit="http_head"}`) == "1" })
 	eventually(t, "slow bodies are counted", func() bool { return h.sample(`hubd_rejected_total{limit="http_body"}`) != "0" })
 	w := dial(t, "tcp", h.tcp)
 	body := `["push",["pipeline",0,["math","add"],[3,4]]]` + "\n" + `["pull",1]`
@@ -237,4 +238,76 @@ func TestOwnerOfAClosedSocketIsNobody(t *testing.T) {
 	if uid, err := ownerOfSocket(nc.RemoteAddr(), nc.LocalAddr()); err == nil {
 		t.Errorf("closed socket: user %d", uid)
 	}
+}
+
+// Running calls hold a bounded amount of arguments: large ones are refused
+// then, small ones never.
+func TestArgumentsOfRunningCallsShareABudget(t *testing.T) {
+	t.Parallel()
+	h := startHub(t, Options{Demo: true, Limits: Limits{RequestMemory: 4 << 20}})
+	w := h.dial()
+	big := strings.Repeat("x", 3<<20)
+	wait := func(id string, n int) {
+		w.send(fmt.Sprintf(`{"action":"rpc_request","request_id":%q,"method":"demo.sleep","params":[60%s],"timeout":600}`+"\n", id, strings.Repeat(" ", n)))
+	}
+	wait("1", len(big))
+	wait("2", len(big))
+	eventually(t, "two calls run", func() bool { return h.sample(`hubd_calls_in_flight{protocol="kollabor"}`) == "2" })
+	wait("3", len(big))
+	if r := w.reply(); r.RequestID != "3" || r.kind() != "overloaded" {
+		t.Errorf("a third large call: %v", r)
+	}
+	if r := w.call("math.add", "[1,2]"); string(r.Result) != "3" {
+		t.Errorf("a small one: %v", r)
+	}
+	if n := h.sample(`hubd_rejected_total{limit="request_memory"}`); n != "1" {
+		t.Errorf("counted %s times", n)
+	}
+	w.send(`{"action":"rpc_cancel","request_id":"1"}` + "\n")
+	w.reply()
+	wait("4", len(big))
+	eventually(t, "the next one runs", func() bool { return h.sample(`hubd_calls_in_flight{protocol="kollabor"}`) == "2" })
+	w.Close()
+	eventually(t, "all is given back", func() bool { return h.sample(`hubd_calls_in_flight{protocol="kollabor"}`) == "0" })
+	again := h.dial()
+	if r := again.call("echo", fmt.Sprintf("[%q]", big)); len(r.Result) != len(big)+2 {
+		t.Errorf("after it: %v", r.kind())
+	}
+}
+
+func TestSubscriptionsAreLimited(t *testing.T) {
+	t.Parallel()
+	h := startHub(t, Options{Limits: Limits{SubscriptionsPerConnection: 3, SubscriptionsPerUID: 5}})
+	watch := func(w *wire, id int) {
+		w.send(fmt.Sprintf(`{"action":"rpc_request","request_id":"%d","method":"state.watch","params":{"prefix":""},"stream":true}`+"\n", id))
+	}
+	first, second := h.dial(), h.dial()
+	for i := range 4 {
+		watch(first, i)
+	}
+	if r := first.reply(); r.RequestID != "3" || r.kind() != "overloaded" {
+		t.Errorf("a fourth watch of a connection: %v", r)
+	}
+	for i := range 3 {
+		watch(second, i)
+	}
+	if r := second.reply(); r.RequestID != "2" || r.kind() != "overloaded" {
+		t.Errorf("a sixth watch of a user: %v", r)
+	}
+	for series, want := range map[string]string{"subscriptions_per_connection": "1", "subscriptions_per_uid": "1"} {
+		if n := h.sample(`hubd_rejected_total{limit="` + series + `"}`); n != want {
+			t.Errorf("%s: %s", series, n)
+		}
+	}
+	if r := second.call("state.put", `{"key":"a","value":1}`); r.Error != nil {
+		t.Errorf("another call: %s", *r.Error)
+	}
+	first.Close()
+	eventually(t, "their places are free", func() bool {
+		w := h.dial()
+		defer w.Close()
+		watch(w, 9)
+		w.send(`{"action":"rpc_cancel","request_id":"9"}` + "\n")
+		return w.reply().kind() == "cancelled"
+	})
 }

@@ -67,6 +67,7 @@ func newWeb(h *hub) *web {
 
 // take serves a connection whose first bytes are those of a request.
 func (w *web) take(c *conn) {
+	c.inHead.Store(true)
 	if !w.conns.give(c) {
 		c.Close()
 	}

@@ -158,9 +158,10 @@ func (m *metrics) zero() {
 		m.connections.WithLabelValues(string(protocolHTTP), t)
 	}
 	for _, limit := range []string{
-		rpc.LimitCallsPerConnection, rpc.LimitCallsPerUID, rpc.LimitCalls, rpc.LimitOutbox,
+		rpc.LimitCallsPerConnection, rpc.LimitCallsPerUID, rpc.LimitCalls, rpc.LimitOutbox, rpc.LimitRequestMemory, rpc.LimitSubscriptions,
+		rpc.LimitSubscriptionsUID,
 		limitConnections, limitConnectionsUID, limitUnauthenticated, limitHandshake, limitAttempts,
-		limitUnfinished, limitPartialFrame, limitHTTPBody, limitFirstByte, limitWriteStall, limitFrame,
+		limitUnfinished, limitPartialFrame, limitHTTPBody, limitHTTPHead, limitFirstByte, limitWriteStall, limitFrame,
 		limitUpload, limitSpool, limitRequests,
 	} {
 		m.rejections.WithLabelValues(limit)

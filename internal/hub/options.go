@@ -109,6 +109,9 @@ type Limits struct {
 	CallsPerConnection         int           // in flight
 	CallsPerUID                int           // in flight
 	Calls                      int           // in flight, all connections
+	SubscriptionsPerConnection int           // endless streams, such as watches
+	SubscriptionsPerUID        int           //
+	RequestMemory              int           // bytes of the arguments of running calls, all connections
 	Outbox                     int           // bytes that wait for one peer
 	CapnwebMessage             int           // bytes of one message or batch of Cap'n Web
 	CapnwebEntries             int           // exports and imports of one session
@@ -158,6 +161,9 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.CallsPerConnection, rpc.DefaultCallsPerLink)
 	fill(&l.CallsPerUID, rpc.DefaultCallsPerUID)
 	fill(&l.Calls, rpc.DefaultCalls)
+	fill(&l.SubscriptionsPerConnection, rpc.DefaultSubscriptionsPerLink)
+	fill(&l.SubscriptionsPerUID, rpc.DefaultSubscriptionsPerUID)
+	fill(&l.RequestMemory, rpc.DefaultRequestMemory)
 	fill(&l.Outbox, rpc.DefaultHard)
 	fill(&l.CapnwebMessage, capnweb.DefaultMaxMessage)
 	fill(&l.CapnwebEntries, capnweb.DefaultMaxEntries)
@@ -342,6 +348,9 @@ func (l Limits) validate() error {
 	check("calls_per_connection", int64(l.CallsPerConnection), 1, 1<<20)
 	check("calls_per_uid", int64(l.CallsPerUID), 1, 1<<24)
 	check("calls", int64(l.Calls), 1, 1<<24)
+	check("subscriptions_per_connection", int64(l.SubscriptionsPerConnection), 1, 1<<20)
+	check("subscriptions_per_uid", int64(l.SubscriptionsPerUID), 1, 1<<24)
+	check("request_memory", int64(l.RequestMemory), 64<<10, 1<<40)
 	check("outbox", int64(l.Outbox), 64<<10, 1<<32)
 	check("capnweb_message", int64(l.CapnwebMessage), 4<<10, 1<<30)
 	check("capnweb_entries", int64(l.CapnwebEntries), 16, 1<<24)

@@ -161,6 +161,8 @@ func newHub(o Options) *hub {
 	h.open = newRegistry(o.Limits)
 	h.gate = &rpc.Gate{
 		Observer: callObserver{h}, CallsPerLink: o.Limits.CallsPerConnection, CallsPerUID: o.Limits.CallsPerUID, Calls: o.Limits.Calls,
+		SubscriptionsPerLink: o.Limits.SubscriptionsPerConnection, SubscriptionsPerUID: o.Limits.SubscriptionsPerUID,
+		RequestMemory: int64(o.Limits.RequestMemory),
 	}
 	h.table.Added = h.metrics.added
 	h.sessions = h.newSessions()

@@ -130,3 +130,50 @@ func (a *Args) Own() {
 		a.named = named
 	}
 }
+
+// weight returns about how many bytes of memory a holds.
+func (a *Args) weight() int {
+	n := a.whole.weight()
+	for _, v := range a.list {
+		n += v.weight()
+	}
+	for _, v := range a.named {
+		n += len(v.Name) + v.Value.weight()
+	}
+	return n
+}
+
+// nodeWeight is what a node of a tree takes besides its text.
+const nodeWeight = 32
+
+func (v Value) weight() int {
+	if v.raw != nil {
+		return len(v.raw)
+	}
+	return treeWeight(v.tree, 0)
+}
+
+func treeWeight(node any, depth int) int {
+	n := nodeWeight
+	switch t := node.(type) {
+	case nil:
+		return 0
+	case string:
+		n += len(t)
+	case Bytes:
+		n += len(t.Data)
+	case []any:
+		if depth < MaxDepth {
+			for _, e := range t {
+				n += treeWeight(e, depth+1)
+			}
+		}
+	case *Map:
+		if depth < MaxDepth {
+			for _, it := range t.Items {
+				n += treeWeight(it.Key, depth+1) + treeWeight(it.Value, depth+1)
+			}
+		}
+	}
+	return n
+}

@@ -59,6 +59,7 @@ type Call struct {
 
 	link     *Link
 	id       uint64 // set by Own
+	weight   int64  // of Args in memory; set by Own
 	began    time.Time
 	deadline time.Time
 	slowAt   time.Time
@@ -130,6 +131,7 @@ func (c *Call) Own() {
 	}
 	c.owned = true
 	c.Args.Own()
+	c.weight = int64(c.Args.weight())
 	c.Reply.Own()
 	c.id = callIDs.Add(1)
 	if c.link != nil {

@@ -26,6 +26,9 @@ const (
 	LimitCallsPerUID        = "calls_per_uid"
 	LimitCalls              = "calls"
 	LimitOutbox             = "outbox"
+	LimitRequestMemory      = "request_memory"
+	LimitSubscriptions      = "subscriptions_per_connection"
+	LimitSubscriptionsUID   = "subscriptions_per_uid"
 )
 
 // Default limits and times of calls (contract.md sections 4 and 6).
@@ -38,6 +41,12 @@ const (
 	DefaultCallsPerLink = 4096
 	DefaultCallsPerUID  = 16384
 	DefaultCalls        = 65536
+
+	DefaultSubscriptionsPerLink = 256
+	DefaultSubscriptionsPerUID  = 4096
+	DefaultRequestMemory        = 256 << 20
+
+	smallRequest = 16 << 10 // what such a call holds is counted, but never refused
 )
 
 // Gate is what all links of a hub share: limits, default times, the observer,
@@ -52,7 +61,14 @@ type Gate struct {
 	CallsPerUID  int           // 0: DefaultCallsPerUID; see Quota
 	Calls        int           // 0: DefaultCalls
 
+	// Calls of Endless methods are subscriptions.
+	SubscriptionsPerLink int // 0: DefaultSubscriptionsPerLink
+	SubscriptionsPerUID  int // 0: DefaultSubscriptionsPerUID
+
+	RequestMemory int64 // bytes of the arguments of registered calls; 0: DefaultRequestMemory
+
 	inFlight atomic.Int64
+	memory   atomic.Int64 // of the arguments of registered calls
 	draining atomic.Bool
 }
 
@@ -61,6 +77,9 @@ func (g *Gate) Drain() { g.draining.Store(true) }
 
 // Draining reports whether Drain was called.
 func (g *Gate) Draining() bool { return g.draining.Load() }
+
+// Memory returns how many bytes the arguments of registered calls hold.
+func (g *Gate) Memory() int64 { return g.memory.Load() }
 
 // InFlight returns how many registered calls run.
 func (g *Gate) InFlight() int { return int(g.inFlight.Load()) }
@@ -73,7 +92,10 @@ func or[T ~int | ~int64](v, fallback T) T {
 }
 
 // Quota counts the calls in flight of all links that share it, such as those of one uid.
-type Quota struct{ n atomic.Int64 }
+type Quota struct {
+	n             atomic.Int64
+	subscriptions atomic.Int64
+}
 
 // N returns the present count.
 func (q *Quota) N() int { return int(q.n.Load()) }

@@ -18,6 +18,7 @@ type Link struct {
 	gate *Gate
 	peer atomic.Pointer[Peer] // of later calls; nil: as the protocol says
 	n    atomic.Int64         // registered calls
+	subs atomic.Int64         // those of Endless methods
 
 	mu      sync.Mutex // before call, stream and outbox locks; never held while one of them is waited for
 	byKey   map[string]*Call
@@ -90,6 +91,12 @@ func (l *Link) refuse(c *Call, t Target) *Error {
 		return l.over(LimitCalls, "too many calls in flight")
 	case l.Out != nil && l.Out.Busy():
 		return l.over(LimitOutbox, "too many bytes wait to be read by this client")
+	case g.memory.Load() >= or(g.RequestMemory, DefaultRequestMemory) && c.Args.weight() > smallRequest:
+		return l.over(LimitRequestMemory, "the arguments of running calls hold too much memory")
+	case isMethod && m.Endless && l.subs.Load() >= int64(or(g.SubscriptionsPerLink, DefaultSubscriptionsPerLink)):
+		return l.over(LimitSubscriptions, "too many subscriptions on this connection")
+	case isMethod && m.Endless && l.Quota != nil && l.Quota.subscriptions.Load() >= int64(or(g.SubscriptionsPerUID, DefaultSubscriptionsPerUID)):
+		return l.over(LimitSubscriptionsUID, "too many subscriptions of this user")
 	}
 	if isMethod && !c.Peer.May(m) {
 		return c.Peer.Refusal(m)
@@ -269,11 +276,7 @@ func (l *Link) register(c *Call) {
 		}
 		l.byKey[c.Key] = c
 	}
-	l.n.Add(1)
-	g.inFlight.Add(1)
-	if l.Quota != nil {
-		l.Quota.n.Add(1)
-	}
+	l.count(c, 1)
 	l.push(c)
 	l.armLocked()
 	closed := l.closed
@@ -295,10 +298,22 @@ func (l *Link) remove(c *Call) {
 		delete(l.byKey, c.Key)
 	}
 	l.mu.Unlock()
-	l.n.Add(-1)
-	l.gate.inFlight.Add(-1)
+	l.count(c, -1)
+}
+
+// count notes that a call is registered, or no longer.
+func (l *Link) count(c *Call, by int64) {
+	l.n.Add(by)
+	l.gate.inFlight.Add(by)
+	l.gate.memory.Add(by * c.weight)
 	if l.Quota != nil {
-		l.Quota.n.Add(-1)
+		l.Quota.n.Add(by)
+	}
+	if c.Method != nil && c.Method.Endless {
+		l.subs.Add(by)
+		if l.Quota != nil {
+			l.Quota.subscriptions.Add(by)
+		}
 	}
 }
 
