@@ -16,6 +16,7 @@ type clientTarget struct{ s *Session }
 // outCall is a call of the peer's API.
 type outCall struct {
 	call *rpc.Call
+	args rpc.Args
 	d    Dialect
 	op   kind
 	id   string
@@ -38,10 +39,18 @@ func (s *Session) call(b *rpc.Batch, c *rpc.Call, op kind) {
 		return
 	}
 	c.Own()
-	if c.Settled() {
-		return
+	switch {
+	case c.Settled():
+	case takesStreams(c):
+		go s.collect(c, op)
+	default:
+		s.ask(b, c, op, c.Args)
 	}
-	o := &outCall{call: c, d: s.Dialect(), op: op, id: s.newID()}
+}
+
+// ask sends a request with these arguments.
+func (s *Session) ask(b *rpc.Batch, c *rpc.Call, op kind, args rpc.Args) {
+	o := &outCall{call: c, args: args, d: s.Dialect(), op: op, id: s.newID()}
 	s.mu.Lock()
 	var refused *rpc.Error
 	switch {
@@ -96,7 +105,7 @@ func (s *Session) forgetCall(id string) {
 }
 
 func (s *Session) appendRequest(dst []byte, o *outCall) (_ []byte, fresh []string, err error) {
-	a := argsOut(&o.call.Args)
+	a := argsOut(&o.args)
 	var path []string
 	for _, p := range o.call.Path {
 		path = append(path, p.Name)

@@ -253,3 +253,49 @@ func TestChildProcess(t *testing.T) {
 	}
 	os.Exit(0)
 }
+
+// Streams that are passed to a method of the peer arrive there as arrays.
+func TestStreamsForAMethodOfThePeer(t *testing.T) {
+	eachClient(t, Options{}, func(t *testing.T, c *Client, _ *demo) {
+		v, err := rpc.Do(t.Context(), c.Method("hub.sum"), &rpc.Call{
+			Args: rpc.ListArgs(rpc.TreeValue(rpc.Items(rpc.Int(40), rpc.Int(2)))), Peer: rpc.Local,
+		})
+		if err != nil || jsonOf(t, v) != "42" {
+			t.Errorf("as an argument: %v, %v", v, err)
+		}
+		in := rpc.NewReader(nil)
+		row := &rpc.Method{Name: "far.sum", Params: []rpc.Param{{Name: "values", Stream: true}, {Name: "more"}}}
+		done := make(chan string, 1)
+		go func() {
+			v, err := rpc.Do(t.Context(), c.Method("echo"), &rpc.Call{Method: row, Args: rpc.ListArgs(rpc.String("behind")), Input: in, Peer: rpc.Local})
+			done <- fmt.Sprint(v.Expand(), err)
+		}()
+		in.Item(nil, rpc.Int(1))
+		in.Item(nil, rpc.String("x"))
+		in.End(nil, nil)
+		if got := <-done; got != "[1 x] <nil>" {
+			t.Errorf("beside the arguments: %s", got)
+		}
+		_, err = rpc.Do(t.Context(), c.Method("hub.sum"), &rpc.Call{Input: endless{}, Peer: rpc.Local})
+		if rpc.AsError(t.Context(), err).Code != rpc.CodeTooLarge {
+			t.Errorf("without end: %v", err)
+		}
+	})
+}
+
+// endless is a stream that has always more.
+type endless struct{}
+
+func (endless) Attach(s rpc.Sink) rpc.Source { return always{s} }
+func (endless) Close(*rpc.Error)             {}
+
+type always struct{ s rpc.Sink }
+
+func (a always) Grant(n int) {
+	go func() {
+		for range n {
+			a.s.Item(nil, rpc.Int(1))
+		}
+	}()
+}
+func (always) Stop(*rpc.Error) {}
