@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestStateDocs types what docs/state.md shows, as TestReadmeTranscript does for
+// TestStateDocs types what docs/state.md shows, as TestTranscripts does for
 // README.md, on a hub whose state is empty.
 func TestStateDocs(t *testing.T) {
 	t.Parallel()

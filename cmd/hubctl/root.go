@@ -79,6 +79,8 @@ context says ("hubctl context"), else at the socket of this user's hub
 	root.SetErr(a.err)
 	root.SetVersionTemplate("hubctl {{.Version}}\n")
 	root.SetHelpTemplate(helpTemplate)
+	// The examples stand at the top already.
+	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), usageExamples, "", 1))
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{err.Error(), fmt.Sprintf("see %q", cmd.CommandPath()+" --help")}
 	})
@@ -90,11 +92,15 @@ context says ("hubctl context"), else at the socket of this user's hub
 	flags.StringVar(&a.color, "color", "auto", "`when` to use colour: auto, always or never")
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	root.RegisterFlagCompletionFunc("color", cobra.FixedCompletions([]string{"auto", "always", "never"}, cobra.ShellCompDirectiveNoFileComp))
-	root.AddCommand(
-		newCall(a), newMethods(a), newDescribe(a), newPing(a), newAttach(a), newRun(a), newPublish(a),
-		newWait(a), newStatus(a), newState(a), newFile(a), newToken(a), newBridge(a), newExitCodes(),
-		newTop(a), newMonitor(a), newDoctor(a), newCheck(a), newContext(a), newLogLevel(a), newBugreport(a),
-	)
+	group(root, "Methods:", newCall(a), newMethods(a), newDescribe(a), newBridge(a))
+	group(root, "State and files:", newState(a), newFile(a))
+	group(root, "Sessions:", newAttach(a), newRun(a), newPublish(a))
+	group(root, "The hub:", newStatus(a), newPing(a), newWait(a), newTop(a), newMonitor(a), newLogLevel(a), newToken(a))
+	group(root, "First aid:", newDoctor(a), newCheck(a), newBugreport(a))
+	group(root, "hubctl itself:", newContext(a))
+	root.AddCommand(newExitCodes())
+	root.SetHelpCommandGroupID("hubctl itself:")
+	root.SetCompletionCommandGroupID("hubctl itself:")
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	usageArgs(root)
@@ -105,6 +111,15 @@ context says ("hubctl context"), else at the socket of this user's hub
 		}
 	}
 	return root
+}
+
+// group adds commands under a heading.
+func group(root *cobra.Command, title string, commands ...*cobra.Command) {
+	root.AddGroup(&cobra.Group{ID: title, Title: title})
+	for _, cmd := range commands {
+		cmd.GroupID = title
+		root.AddCommand(cmd)
+	}
 }
 
 // usageArgs makes every wrong number of arguments a usage error.
@@ -132,6 +147,12 @@ const helpTemplate = `{{with .Example}}{{. | trimTrailingWhitespaces}}
 {{end}}{{with (or .Long .Short)}}{{. | trimTrailingWhitespaces}}
 
 {{end}}{{if or .Runnable .HasSubCommands}}{{.UsageString}}{{end}}`
+
+// usageExamples is the part of cobra's template that shows the examples again.
+const usageExamples = `{{if .HasExample}}
+
+Examples:
+{{.Example}}{{end}}`
 
 func unknownCommand(root *cobra.Command, name string) error {
 	var names []string
