@@ -52,6 +52,7 @@ type conn struct {
 
 	inHead   atomic.Bool // part of the head of a request was read, no request is served
 	serving  atomic.Bool // a request is served
+	settled  func()      // it got a first answer, or is gone: see newcomers
 	probing  atomic.Bool // its stream has ended: see probe
 	closing  atomic.Bool // the TLS layer says goodbye
 	once     sync.Once
@@ -68,7 +69,7 @@ func newConn(h *hub, l *listener, nc net.Conn) (*conn, error) {
 		return nil, err
 	}
 	keepAlive(nc)
-	c := &conn{listener: l, since: time.Now(), hub: h, net: nc, raw: raw}
+	c := &conn{listener: l, since: time.Now(), hub: h, net: nc, raw: raw, settled: func() {}}
 	c.share = h.begun.NewShare(func() {
 		h.metrics.rejected(limitUnfinished)
 		c.Close()
@@ -129,6 +130,9 @@ func (c *conn) trySocket(p []byte) (int, error) {
 	c.try = nil
 	if err == nil {
 		err = c.tryErr
+	}
+	if c.tried > 0 {
+		c.settled()
 	}
 	return c.tried, err
 }
@@ -234,6 +238,7 @@ func (c *conn) receive(p []byte) (int, error) {
 // Close ends the connection. It may be called more than once and at any time.
 func (c *conn) Close() error {
 	c.once.Do(func() {
+		c.settled()
 		c.hub.open.leave(c)
 		if c.tls != nil {
 			c.farewell()

@@ -93,6 +93,7 @@ type hub struct {
 
 	wish      chan string   // somebody asks the hub to stop, and why
 	settled   chan struct{} // a call has ended while the hub drains
+	newcomers newcomers     // connections without a first answer
 	reloading sync.Mutex    // one reload at a time
 
 	presenceMu sync.Mutex     // one presence file at a time; before mu

@@ -257,6 +257,7 @@ func (h *hub) shutdown(reason string) error {
 	h.closeListeners()
 	h.accepting.Wait()
 	h.native.Goodbye(reason)
+	h.newcomers.wait(newcomerWait)
 	h.drain(h.opts.Limits.Drain)
 	drained()
 	h.closeCapnweb()

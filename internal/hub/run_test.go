@@ -210,6 +210,7 @@ func TestReload(t *testing.T) {
 	set(Options{LogLevel: "debug", Hosts: []string{"new.example"}, Demo: true}, nil)
 	reload <- struct{}{}
 	eventually(t, "the new name is taken over", func() bool { return healthy() == 200 })
+	eventually(t, "the reload is over", func() bool { return h.logs.FilterMessage("configuration reloaded").Len() > 0 })
 	warnings := h.logs.FilterMessage("some changes need a restart").All()
 	if len(warnings) != 1 || !strings.Contains(fmt.Sprint(warnings[0].ContextMap()["keys"]), "demo") {
 		t.Errorf("warnings about what needs a restart: %v", warnings)

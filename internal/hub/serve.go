@@ -21,13 +21,16 @@ func (h *hub) admit(l *listener, nc net.Conn) {
 		nc.Close()
 		return
 	}
+	settled := h.newcomers.enter()
 	h.serving.Go(func() {
 		c, err := newConn(h, l, nc)
 		if err != nil {
+			settled()
 			h.log.Error("connection cannot be served", zap.Error(err))
 			nc.Close()
 			return
 		}
+		c.settled = settled
 		h.serve(c)
 	})
 }

@@ -94,6 +94,7 @@ func (m *machine) packages(by manager) {
 	took := time.Since(began)
 	k.answers(m)
 	k.end(m)
+	k.unharmed(m)
 	m.figure("upgraded in %v", took.Round(time.Millisecond))
 	if m.pid() == old {
 		m.errorf("the old hub still runs")

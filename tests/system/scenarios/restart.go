@@ -88,6 +88,13 @@ func (k *knock) end(m *machine) {
 	}
 }
 
+// unharmed is for restarts in good order: whoever came in got an answer.
+func (k *knock) unharmed(m *machine) {
+	if n := k.cut.Load(); n > 0 {
+		m.errorf("%d connections were accepted and closed without an answer", n)
+	}
+}
+
 // answers waits until the hub has answered some more.
 func (k *knock) answers(m *machine) {
 	before := k.answered.Load()
@@ -109,6 +116,7 @@ func restarts(m *machine) {
 	}
 	seen[m.property("hubd.service", "MainPID")] = true
 	k.end(m)
+	k.unharmed(m)
 	if len(seen) != 6 {
 		m.errorf("%d processes served, expected 6", len(seen))
 	}
