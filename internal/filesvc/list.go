@@ -70,6 +70,10 @@ func (s *Service) match(ctx context.Context, given *string) ([]string, error) {
 	if given != nil && *given != "" {
 		pattern = *given
 	}
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	defer s.leave()
 	rel, err := s.resolve(pattern, true)
 	if err != nil {
 		return nil, err

@@ -36,6 +36,10 @@ func (s *Service) download(ctx context.Context, in struct {
 	if err != nil {
 		return err
 	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
 	f, _, err := s.open(in.SrcPath)
 	if err != nil {
 		return err
@@ -68,6 +72,10 @@ func (s *Service) sha256(ctx context.Context, in struct {
 	if err != nil {
 		return "", err
 	}
+	if err := s.enter(); err != nil {
+		return "", err
+	}
+	defer s.leave()
 	f, _, err := s.open(in.Path)
 	if err != nil {
 		return "", err

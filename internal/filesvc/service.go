@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
@@ -29,7 +30,8 @@ type Service struct {
 	given     string   // path of the root, as configured
 	parts     []string // its real path
 	maxUpload int64
-	nameless  bool // files can be made without a name and get one later
+	busy      atomic.Int64 // calls that hold files open
+	nameless  bool         // files can be made without a name and get one later
 }
 
 // Open opens the folder.
@@ -57,6 +59,20 @@ func Open(o Options) (*Service, error) {
 	s.nameless = s.probe()
 	return s, nil
 }
+
+// maxBusy bounds the calls that hold files open, which takes descriptors.
+const maxBusy = 1024
+
+// enter admits a call that opens files; leave ends it.
+func (s *Service) enter() error {
+	if s.busy.Add(1) > maxBusy {
+		s.busy.Add(-1)
+		return rpc.Errorf(rpc.CodeOverloaded, "too many files are being read or written")
+	}
+	return nil
+}
+
+func (s *Service) leave() { s.busy.Add(-1) }
 
 // Close ends the access to the folder. Calls that still run fail.
 func (s *Service) Close() error { return s.root.Close() }

@@ -28,6 +28,10 @@ func (s *Service) upload(ctx context.Context, in struct {
 	if in.Size != nil && *in.Size > s.maxUpload {
 		return "", s.tooLarge()
 	}
+	if err := s.enter(); err != nil {
+		return "", err
+	}
+	defer s.leave()
 	// The first item is waited for before the disk is: from then on the sender
 	// knows how far it may run ahead.
 	v, more, err := in.Src.Recv(ctx)

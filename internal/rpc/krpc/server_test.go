@@ -333,11 +333,11 @@ func TestSpoolIsFull(t *testing.T) {
 
 // The JSON of all requests together is bounded.
 func TestMemoryBudget(t *testing.T) {
-	s := startServer(t, func(c *Config) { c.Limits.JSONAll = 1 << 20 })
+	s := startServer(t, func(c *Config) { c.Limits.JSONAll = 2 << 20 })
 	call := `{"method": "echo", "params": ["` + strings.Repeat("x", 700<<10) + `"]}`
 	c := s.dial()
 	io.WriteString(c, multipartHead(1<<20)+multipartBody(call)[:600<<10])
-	eventually(t, "one request holds memory", func() bool { return s.sv.memory.used.Load() > 512<<10 })
+	eventually(t, "one request holds memory", func() bool { return s.sv.memory.used.Load() > 1<<20 })
 	if got := s.upload(call); got.status != http.StatusServiceUnavailable {
 		t.Errorf("%d %.100s", got.status, got.body)
 	}

@@ -28,6 +28,10 @@ type Spool struct {
 // DefaultSpool bounds all uploads together.
 const DefaultSpool = 4 << 30
 
+// maxUploads bounds the requests that have files in the spool: each of them
+// takes a descriptor.
+const maxUploads = 1024
+
 // spoolName begins the names of files that have one.
 const spoolName = "upload-"
 
@@ -80,12 +84,16 @@ const spoolStep = 1 << 20
 // Write appends to the file.
 func (u *upload) Write(p []byte) (int, error) {
 	if u.f == nil {
+		if u.spool.open.Add(1) > maxUploads {
+			u.spool.open.Add(-1)
+			return 0, errSpoolFull
+		}
 		f, err := u.spool.create()
 		if err != nil {
+			u.spool.open.Add(-1)
 			return 0, spoolError(err)
 		}
 		u.f = f
-		u.spool.open.Add(1)
 	}
 	need := u.size + int64(len(p))
 	if need > u.max {
