@@ -79,8 +79,7 @@ func (h *hub) admitKrpc(r *http.Request) (krpc.Admission, error) {
 				c.link.CompareAndSwap(link, nil)
 			}
 		},
-		Gone:   c.gone,
-		Silent: c.listener.addr.network == "tcp",
+		Gone: c.gone,
 	}, nil
 }
 

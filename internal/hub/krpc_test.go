@@ -178,9 +178,9 @@ func TestKrpcClientGoesAway(t *testing.T) {
 	for network, at := range map[string]string{"unix": h.socket, "tcp": h.tcp} {
 		request := func(call string) string { return h.over(network, krpcForm(call)) }
 		half := dial(t, network, at)
-		half.send(request(`{"method": "demo.sleep", "params": [0.2]}`))
+		half.send(request(`{"method": "demo.sleep", "params": [0.3]}`))
 		half.Conn.(interface{ CloseWrite() error }).CloseWrite()
-		if all, err := io.ReadAll(half.r); err != nil || !strings.Contains(string(all), `{"result": 0.2}`) {
+		if all, err := io.ReadAll(half.r); err != nil || !strings.Contains(string(all), `{"result": 0.3}`) {
 			t.Errorf("%s, half closed: %s, %v", network, all, err)
 		}
 

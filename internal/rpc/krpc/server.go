@@ -24,8 +24,8 @@ type Admission struct {
 	// Gone reports whether nobody is left to read an answer, of a peer that has
 	// ended its sending side. Nil: that side is all that there is to know.
 	Gone func() bool
-	// Silent says that Gone cannot tell for a peer that has merely closed the
-	// connection, as over TCP: such a peer is given up after a short time.
+	// Silent says that Gone cannot tell about a peer that has merely closed the
+	// connection: such a peer is given up after a short time.
 	Silent bool
 }
 
