@@ -16,7 +16,7 @@ const (
 	DefaultName          = "hub"
 	DefaultRing          = 200
 	DefaultRingBytes     = 4 << 20
-	DefaultQueueEvents   = 4096
+	DefaultQueueEvents   = 16384
 	DefaultQueueBytes    = 4 << 20
 	DefaultMaxSessions   = 1024
 	DefaultMaxFollowers  = 16384
