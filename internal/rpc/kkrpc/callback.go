@@ -238,6 +238,9 @@ func (s *Session) invoked(b *rpc.Batch, m *message) {
 func (s *Session) released(m *message) {
 	var ids []string
 	for v := range m.ids.Elements() {
+		if len(ids) > s.limits.MaxEntries { // more than there can be
+			break
+		}
 		ids = append(ids, text(v))
 	}
 	s.unexport(ids)

@@ -199,7 +199,7 @@ func (w *watcher) SessionOpened(s *Session)           { w.opened <- s }
 func (w *watcher) SessionEnded(_ *Session, err error) { w.ended <- err }
 
 // serveDemo starts a server over HTTP and returns the address of its WebSocket.
-func serveDemo(t *testing.T, d *demo, conf Config) (url string, w *watcher, sv *Server) {
+func serveDemo(t testing.TB, d *demo, conf Config) (url string, w *watcher, sv *Server) {
 	t.Helper()
 	w = newWatcher()
 	conf.API, conf.Observer = d.api, w

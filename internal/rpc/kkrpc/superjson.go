@@ -16,8 +16,9 @@ import (
 // that has notes inside; its key is a path such as args.0.d. Peers that send
 // envelopes read plain JSON, so nothing here writes them.
 
-// maxNotes bounds how many notes of one message are read: each is a walk.
-const maxNotes = 10000
+// maxSteps bounds the work for the notes of one message: each is a walk, past
+// all members of the objects on its way.
+const maxSteps = 1 << 20
 
 // typed applies the notes about the member of the message with that name
 // ("args", "value") to its value. What the notes say wrongly is left as it is.
@@ -25,9 +26,12 @@ func (m *message) typed(name string, v rpc.Value) rpc.Value {
 	if m.notes.Kind() != '{' || v.IsUndefined() {
 		return v
 	}
-	a := annotator{left: maxNotes}
+	a := annotator{left: maxSteps}
 	root := rpc.Value{}
 	for key, note := range m.notes.Members() {
+		if a.left < 0 {
+			break
+		}
 		path := splitPath(rpc.Unquote(key))
 		if len(path) == 0 || path[0] != name {
 			continue
@@ -78,6 +82,9 @@ func (a *annotator) at(x any, path []string, note rpc.Value, depth int) any {
 			t[i] = a.at(t[i], path[1:], note, depth+1)
 		}
 	case *rpc.Map:
+		if a.left -= len(t.Items); a.left < 0 {
+			return x
+		}
 		for i := range t.Items {
 			if t.Items[i].Key == path[0] {
 				t.Items[i].Value = a.at(t.Items[i].Value, path[1:], note, depth+1)
