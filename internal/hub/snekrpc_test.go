@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 // message sends one snekrpc message of JSON and returns the next answer.
@@ -96,6 +97,39 @@ func TestSnekrpcTunnel(t *testing.T) {
 	only := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=none&protocols=krpc"}})
 	if status, _ := only.ask("tcp", only.tcp, head("/", only.tcp)+chunk); status != http.StatusNotFound {
 		t.Errorf("listener of another protocol: %d", status)
+	}
+}
+
+// A client that is busy sending is not given up for taking nothing, for
+// however long it sends.
+func TestSnekrpcSenderMayStall(t *testing.T) {
+	t.Parallel()
+	const stall = 1500 * time.Millisecond // long enough for whoever does read
+	h := startHub(t, Options{Demo: true, Limits: Limits{WriteStall: stall}})
+	w := h.dial()
+	frame := func(text string) { w.send(string(binary.BigEndian.AppendUint32(nil, uint32(len(text)))) + text) }
+	frame(`["CommandMessage","demo","upper",[["StreamArgument"]],{}]`)
+	frame(`["StreamStartMessage"]`)
+	item := strings.Repeat("a", 256<<10)
+	const n = 24
+	for range n / 2 {
+		frame(`["DataMessage","` + item + `"]`)
+	}
+	time.Sleep(2 * stall) // anybody else would have been given up
+	for range n - n/2 {
+		frame(`["DataMessage","` + item + `"]`)
+	}
+	frame(`["StreamEndMessage"]`)
+	if got := w.snek(); got != `["StreamStartMessage"]` {
+		t.Fatal(got)
+	}
+	for i := range n {
+		if got := w.snek(); got != `["DataMessage","`+strings.ToUpper(item)+`"]` {
+			t.Fatalf("item %d: %.60s", i, got)
+		}
+	}
+	if got := w.snek(); got != `["StreamEndMessage"]` {
+		t.Error(got)
 	}
 }
 

@@ -136,6 +136,26 @@ func TestUnpackRefuses(t *testing.T) {
 	}
 }
 
+// A command has at most so many arguments, in both codecs.
+func TestTooManyArguments(t *testing.T) {
+	for _, n := range []int{maxArgs, maxArgs + 1} {
+		for _, text := range []string{
+			`["CommandMessage","a","b",[` + strings.TrimSuffix(strings.Repeat(`["Argument",1],`, n), ",") + `],{}]`,
+			`["CommandMessage","a","b",[],{` + strings.TrimSuffix(strings.Repeat(`"k":["Argument",1],`, n), ",") + `}]`,
+		} {
+			for _, cd := range []codec{jsonCodec{}, msgpackCodec{}} {
+				b, err := cd.value(nil, rpc.RawString(text))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := cd.decode(b, new(message)); (err == nil) != (n == maxArgs) {
+					t.Errorf("%s, %d arguments: %v", cd.name(), n, err)
+				}
+			}
+		}
+	}
+}
+
 // The tag is found without reading the rest.
 func TestKindOfMessage(t *testing.T) {
 	for _, cd := range []codec{jsonCodec{}, msgpackCodec{}} {

@@ -58,7 +58,7 @@ func (jsonCodec) decode(data []byte, m *message) error {
 	if whole.Traits().Has(rpc.HasNonFinite) {
 		return &wireError{nameDecode, "JSON is malformed: NaN and Infinity are no JSON"}
 	}
-	list, err := jsonArray(whole, -1)
+	list, err := jsonArray(whole)
 	if err != nil {
 		return err
 	}
@@ -82,12 +82,14 @@ func (jsonCodec) decode(data []byte, m *message) error {
 		if m.command, err = jsonText(list, 2); err != nil {
 			return err
 		}
-		args, err := jsonArray(list[3], 3)
-		if err != nil {
-			return err
+		if list[3].Kind() != '[' {
+			return wrongType("array", jsonType(list[3]), 3)
 		}
-		for _, v := range args {
+		for v := range list[3].Elements() {
 			a, err := jsonArg(v)
+			if err == nil && len(m.args) == maxArgs {
+				err = tooManyArgs()
+			}
 			if err != nil {
 				return err
 			}
@@ -98,6 +100,9 @@ func (jsonCodec) decode(data []byte, m *message) error {
 		}
 		for name, v := range list[4].Members() {
 			a, err := jsonArg(v)
+			if err == nil && len(m.named) == maxArgs {
+				err = tooManyArgs()
+			}
 			if err != nil {
 				return err
 			}
@@ -117,7 +122,7 @@ func (jsonCodec) decode(data []byte, m *message) error {
 }
 
 func jsonArg(v rpc.Value) (arg, error) {
-	list, err := jsonArray(v, -1)
+	list, err := jsonArray(v)
 	if err != nil {
 		return arg{}, err
 	}
@@ -135,15 +140,15 @@ func jsonArg(v rpc.Value) (arg, error) {
 	return arg{value: list[1]}, nil
 }
 
-// jsonArray returns the elements of v. Messages have few; of further ones only
-// the number would matter, and that not at all.
-func jsonArray(v rpc.Value, at int) ([]rpc.Value, error) {
+// jsonArray returns the first elements of v, as many as a message has. Of
+// further ones only the number would matter, and that not at all.
+func jsonArray(v rpc.Value) ([]rpc.Value, error) {
 	if v.Kind() != '[' {
-		return nil, wrongType("array", jsonType(v), at)
+		return nil, wrongType("array", jsonType(v), -1)
 	}
 	list := make([]rpc.Value, 0, 5)
 	for e := range v.Elements() {
-		if at < 0 && len(list) == cap(list) {
+		if len(list) == cap(list) {
 			break
 		}
 		list = append(list, e)

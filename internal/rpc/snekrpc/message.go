@@ -152,6 +152,13 @@ func unexpected(k kind, want string) *wireError {
 	return &wireError{nameMessage, fmt.Sprintf("invalid protocol message: %s (expected: %s)", kindNames[k], want)}
 }
 
+// maxArgs is how many arguments a command may have, by position and by name each.
+const maxArgs = 1000
+
+func tooManyArgs() error {
+	return &wireError{nameValidation, fmt.Sprintf("Expected at most %d arguments", maxArgs)}
+}
+
 // minLength is how many elements a message has at least, its tag included.
 var minLength = [...]int{commandMsg: 5, dataMsg: 2, errorMsg: 4, startMsg: 1, endMsg: 1}
 

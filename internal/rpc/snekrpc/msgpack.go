@@ -193,6 +193,9 @@ func (d *unpacker) message(m *message) error {
 		if err != nil {
 			return err
 		}
+		if count > maxArgs {
+			return tooManyArgs()
+		}
 		for range count {
 			a, err := d.arg()
 			if err != nil {
@@ -210,6 +213,9 @@ func (d *unpacker) message(m *message) error {
 		d.b = rest
 		if err := d.elements(named, 2); err != nil {
 			return err
+		}
+		if named > maxArgs {
+			return tooManyArgs()
 		}
 		for range named {
 			name, err := d.text(4)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
@@ -117,7 +118,7 @@ func (r *Remote) Alias() string { return r.cfg.Alias }
 func (r *Remote) describe(doc *string) {
 	text := "Service " + r.cfg.Service + " of another server."
 	if doc != nil && *doc != "" {
-		text = rpc.CleanText(*doc, 4<<10)
+		text = textOrNothing(doc)
 	}
 	r.cfg.Table.Describe(r.cfg.Alias, text)
 }
@@ -323,11 +324,24 @@ func (r *Remote) build(spec *serviceSpec, byName map[string]*far) (rows []*rpc.M
 	return rows
 }
 
+// maxDoc is how many bytes of a documentation text are taken over.
+const maxDoc = 4 << 10
+
+// textOrNothing makes a far side's documentation fit for this one.
 func textOrNothing(s *string) string {
 	if s == nil {
 		return ""
 	}
-	return rpc.CleanText(*s, 4<<10)
+	text := strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(*s, "\uFFFD"))
+	if len(text) > maxDoc {
+		text = strings.ToValidUTF8(text[:maxDoc], "")
+	}
+	return text
 }
 
 // call forwards a call to the far side.
