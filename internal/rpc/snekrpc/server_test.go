@@ -225,8 +225,12 @@ func TestBothStreamsAtOnce(t *testing.T) {
 
 // A client that writes all of its stream before it reads gets all of its answer.
 func TestWholeStreamBeforeFirstRead(t *testing.T) {
-	const items, size = 320, 64 << 10 // 20 MiB
+	const size = 64 << 10
 	for _, chunked := range []bool{false, true} {
+		items := 320 // 20 MiB
+		if chunked {
+			items = 64
+		}
 		var patience []bool
 		var mu sync.Mutex
 		c := serve(t, testTable(t), serveOptions{codec: msgpackCodec{}, chunked: chunked, conn: func(k *Conn) {

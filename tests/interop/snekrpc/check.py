@@ -1,8 +1,8 @@
-"""Tries a running hubd with the JSON client: python3 check.py [--root DIR] URL [NAME...]
+"""Tries a running hubd with the JSON client: python3 check.py [--root DIR] [--mib N] URL [NAME...]
 
 Prints one line per check, "ok NAME" or "FAIL NAME: why", and exits with 1 when
 one failed. hubd must run with --demo; DIR is its file root, without which files
-are not tried.
+are not tried; N is the size of a large one in MiB, 64 unless told.
 """
 
 import base64
@@ -21,6 +21,7 @@ from snek_client import Client, RemoteError, Stream
 
 CHECKS = []
 ROOT = None
+MIB = 64
 
 
 def check(function):
@@ -294,10 +295,10 @@ def parallel(url):
 
 @check
 def files(url):
-    """64 MiB there and back."""
+    """A large file there and back."""
     if not ROOT:
         return
-    data = random.Random(7).randbytes(64 << 20)
+    data = random.Random(7).randbytes(MIB << 20)
     want = hashlib.sha256(data).hexdigest()
     name = "json-" + url.split(":")[0]
     pieces = (base64.b64encode(data[i : i + (1 << 20)]).decode() for i in range(0, len(data), 1 << 20))
@@ -351,12 +352,14 @@ def too_long(url):
 
 
 def main(args):
-    global ROOT
+    global ROOT, MIB
     if args[:1] == ["--list"]:
         print("\n".join(c.__name__ for c in CHECKS))
         return 0
     if args[:1] == ["--root"]:
         ROOT, args = args[1], args[2:]
+    if args[:1] == ["--mib"]:
+        MIB, args = int(args[1]), args[2:]
     url, names = args[0], args[1:]
     failed = 0
     for c in CHECKS:
