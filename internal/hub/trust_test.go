@@ -2,10 +2,12 @@ package hub
 
 import (
 	"bufio"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -505,6 +507,61 @@ func TestAuditOfDeniedCalls(t *testing.T) {
 	for _, e := range h.logs.All() {
 		if strings.Contains(e.Message+fmt.Sprint(e.ContextMap()), secret) {
 			t.Errorf("the log has a parameter: %v", e)
+		}
+	}
+}
+
+// A token opens the door in every protocol, and a token that is none in no one.
+func TestTokenInEveryProtocol(t *testing.T) {
+	t.Parallel()
+	h := startHub(t, Options{Demo: true, Listen: []string{listenToken, "tcp://127.0.0.1:0?protocols=kkrpc"}})
+	token := h.token("t", "")
+	var at []string
+	for _, l := range h.info.Listeners {
+		if address, ok := strings.CutPrefix(l, "tcp://"); ok {
+			at = append(at, address)
+		}
+	}
+	snek := dial(t, "tcp", at[0])
+	kk := dial(t, "tcp", at[1])
+	for _, step := range []struct {
+		token string
+		ok    bool
+	}{{"", false}, {"hubd_wrong", false}, {token, true}} {
+		say := func(service, command, arguments string) string {
+			t.Helper()
+			msg := fmt.Sprintf(`["CommandMessage",%q,%q,[%s],{}]`, service, command, arguments)
+			snek.send(string(binary.BigEndian.AppendUint32(nil, uint32(len(msg)))) + msg)
+			var size [4]byte
+			if _, err := io.ReadFull(snek.r, size[:]); err != nil {
+				t.Fatal(err)
+			}
+			answer := make([]byte, binary.BigEndian.Uint32(size[:]))
+			if _, err := io.ReadFull(snek.r, answer); err != nil {
+				t.Fatal(err)
+			}
+			return string(answer)
+		}
+		ask := func(path, arguments string) string {
+			t.Helper()
+			kk.send(fmt.Sprintf(`{"t":"q","id":"1","op":"call","p":%s,"a":[%s]}`+"\n", path, arguments))
+			return kk.line()
+		}
+		form := "json=" + url.QueryEscape(fmt.Sprintf(`{"method":"math_add","params":[3,4],"pmhparams":[%q]}`, step.token))
+		if step.token != "" {
+			say("authenticate", "authenticate", fmt.Sprintf(`["Argument",%q]`, step.token))
+			ask(`["authenticate"]`, fmt.Sprintf("%q", step.token))
+		} else {
+			form = "json=" + url.QueryEscape(`{"method":"math_add","params":[3,4]}`)
+		}
+		_, krpc := h.ask("tcp", at[0], fmt.Sprintf("POST /krpc HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n"+
+			"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s", at[0], len(form), form))
+		for protocol, answer := range map[string]string{
+			"snekrpc": say("math", "add", `["Argument",3],["Argument",4]`), "kkrpc": ask(`["math","add"]`, "3,4"), "krpc": krpc,
+		} {
+			if ok := strings.Contains(answer, "7") && !strings.Contains(strings.ToLower(answer), "error"); ok != step.ok {
+				t.Errorf("%s with %.10q: %s", protocol, step.token, answer)
+			}
 		}
 	}
 }
