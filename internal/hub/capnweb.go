@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"errors"
 	"net/http"
 
 	"go.uber.org/zap"
@@ -82,6 +83,9 @@ func (o capnwebObserver) SessionOpened(*capnweb.Session) {}
 func (o capnwebObserver) SessionEnded(_ *capnweb.Session, err error) {
 	if err == nil {
 		return
+	}
+	if errors.Is(err, capnweb.ErrTooBig) {
+		o.h.metrics.rejected(limitFrame)
 	}
 	if capnweb.IsProtocolError(err) {
 		o.h.metrics.failedFrames.WithLabelValues(string(rpc.Capnweb), badMessage).Inc()

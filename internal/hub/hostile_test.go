@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -310,4 +311,23 @@ func TestSubscriptionsAreLimited(t *testing.T) {
 		w.send(`{"action":"rpc_cancel","request_id":"9"}` + "\n")
 		return w.reply().kind() == "cancelled"
 	})
+}
+
+// A message over the limit is refused when its length is announced, and counted.
+func TestAnnouncedLengths(t *testing.T) {
+	t.Parallel()
+	h := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=none"}})
+	upgrade := func(path string) string {
+		return "GET " + path + " HTTP/1.1\r\nHost: " + h.tcp + "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+	}
+	huge := "\x81\xff\x00\x00\x00\x01\x00\x00\x00\x00\x01\x02\x03\x04" // 4 GiB
+	for i, text := range []string{upgrade("/capnweb") + huge, upgrade("/kkrpc") + huge, "\xff\xff\xff\xff"} {
+		w := dial(t, "tcp", h.tcp)
+		w.send(text)
+		if _, err := io.ReadAll(w.r); err != nil && !isReset(err) {
+			t.Errorf("%d: still open: %v", i, err)
+		}
+		eventually(t, "the length is counted", func() bool { return h.sample(`hubd_rejected_total{limit="frame"}`) == strconv.Itoa(i+1) })
+	}
 }

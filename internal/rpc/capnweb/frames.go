@@ -20,7 +20,8 @@ const (
 	maxHeader  = 14
 )
 
-var errTooBig = errors.New("announced message is too long")
+// ErrTooBig ends a session whose peer has announced a message over the limit.
+var ErrTooBig = errors.New("announced message is too long")
 
 // frames splits what a client sends. Everyday frames (a whole, masked text
 // message that fits the buffer) go to text; all others are passed on to the
@@ -115,7 +116,7 @@ func (f *frames) more() error {
 // account checks the length that a header announces.
 func (f *frames) account(h header) error {
 	if h.length < 0 || int64(h.length) > f.limit {
-		return errTooBig
+		return ErrTooBig
 	}
 	if h.op >= opClose { // control frames stand between those of a message
 		return nil
@@ -124,7 +125,7 @@ func (f *frames) account(h header) error {
 		f.total = 0
 	}
 	if f.total += int64(h.length); f.total > f.limit {
-		return errTooBig
+		return ErrTooBig
 	}
 	return nil
 }

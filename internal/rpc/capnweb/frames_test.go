@@ -108,7 +108,7 @@ func TestFramesLimit(t *testing.T) {
 		{"a length that no int holds", [][]byte{endless}, false},
 	} {
 		for _, piece := range []int{1, 3, 1 << 20} {
-			if _, _, err := split(bytes.Join(c.in, nil), piece, 1000); (err == nil) != c.ok || err != nil && err != errTooBig {
+			if _, _, err := split(bytes.Join(c.in, nil), piece, 1000); (err == nil) != c.ok || err != nil && err != ErrTooBig {
 				t.Errorf("%s in pieces of %d: %v", c.name, piece, err)
 			}
 		}

@@ -60,7 +60,7 @@ func (c *socket) Read(p []byte) (int, error) {
 		return c.fill(p)
 	}
 	n, err := c.frames.Read(p)
-	if err == errTooBig {
+	if err == ErrTooBig {
 		c.close(closeTooBig, "message is too long")
 	}
 	return n, err
