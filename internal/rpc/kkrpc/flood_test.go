@@ -44,7 +44,7 @@ func TestCallbackFloodWaitsForTheReader(t *testing.T) {
 		}
 	}
 	lines := frame.NewLineReader(nc, 0)
-	for i := range 100000 {
+	for i := range 20000 {
 		line, err := lines.Next()
 		if err != nil {
 			t.Fatal(err)
