@@ -116,7 +116,7 @@ func TestClosedTCPPeerIsNoticed(t *testing.T) {
 		return fmt.Sprintf(`{"action":"rpc_request","request_id":%q,"method":"demo.sleep","params":{"seconds":%d},"timeout":600}`+"\n", id, seconds)
 	}
 	half := dial(t, "tcp", h.tcp)
-	half.send(call("half", 9))
+	half.send(call("half", 5))
 	if err := half.Conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
