@@ -22,7 +22,7 @@ type Options struct {
 const DefaultMaxUpload = 2 << 30
 
 // piece is the size of the items of a download.
-const piece = 64 << 10
+const piece = 32 << 10
 
 // Service serves one folder. Its methods may be called by many goroutines.
 type Service struct {

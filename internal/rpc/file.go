@@ -6,7 +6,7 @@ import (
 )
 
 // FilePiece is the size of the items of a stream that is read from a file.
-const FilePiece = 64 << 10
+const FilePiece = 32 << 10
 
 // Stream returns the content of f as a stream of Bytes of FilePiece each. It is
 // read as it is wanted, by a goroutine that exists while there is credit.
