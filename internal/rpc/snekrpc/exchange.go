@@ -63,7 +63,11 @@ func (c *Client) Call(ctx context.Context, r Request) (rpc.Value, error) {
 	}
 	x := exchange{k: k, in: in, open: r.Open}
 	v, err := x.run(ctx, &m)
-	c.put(k, x.inStep && ctx.Err() == nil)
+	if x.unsure && ctx.Err() == nil {
+		go func() { c.put(k, x.realign()) }() // ends within realignTime
+	} else {
+		c.put(k, x.inStep && ctx.Err() == nil)
+	}
 	if err != nil && ctx.Err() != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
@@ -78,6 +82,8 @@ type exchange struct {
 	in     *rpc.Reader
 	open   func() func(rpc.Value) error
 	inStep bool // both sides are surely through: the connection can carry the next call
+	unsure bool // they may be, after realign
+	ended  bool // the end of the stream was sent; for the goroutine that sends it, then for run
 }
 
 func (x *exchange) run(ctx context.Context, m *message) (rpc.Value, error) {
@@ -103,27 +109,31 @@ func (x *exchange) run(ctx context.Context, m *message) (rpc.Value, error) {
 	}()
 	v, complete, err := x.answer()
 	// A server that has answered may be through with the stream, or leave it
-	// unread: then it is not sent to its end, and the connection is given up.
+	// unread: then it is not sent to its end.
 	var failed error
-	if complete && err == nil {
+	forced, late := false, time.NewTimer(uploadGrace)
+	defer late.Stop()
+	if !complete || err != nil {
+		cancel(rpc.ErrCancelled)
+	}
+	if !complete {
+		x.k.nc.SetDeadline(past)
+	}
+	select {
+	case failed = <-sent:
+	case <-late.C:
+		cancel(rpc.ErrCancelled)
+		late.Reset(uploadGrace)
 		select {
 		case failed = <-sent:
-		case <-time.After(uploadGrace):
-			cancel(rpc.ErrCancelled)
+		case <-late.C: // the server takes nothing
+			forced = true
 			x.k.nc.SetDeadline(past)
 			failed = <-sent
 		}
-	} else {
-		cancel(rpc.ErrCancelled)
-		if complete {
-			x.k.nc.SetWriteDeadline(past)
-		}
-		failed = <-sent
 	}
 	cancel(nil)
-	// The connection is not used again: a server that did not read the stream to
-	// its end, which nobody can see, answers what is left of it, and later calls
-	// would take that for their own answers.
+	x.unsure = complete && !forced && (failed == nil || errors.Is(failed, rpc.ErrCancelled) || errors.Is(failed, context.Canceled))
 	if !complete && failed != nil && ctx.Err() == nil {
 		if e, ok := errors.AsType[*rpc.Error](failed); !ok || e.Code != rpc.CodeUnavailable {
 			err = failed // the caller's stream failed: that is why
@@ -152,7 +162,42 @@ func (x *exchange) upload(ctx context.Context) error {
 			return err
 		}
 	}
-	return mark(endMsg)
+	err := mark(endMsg)
+	x.ended = err == nil
+	return err
+}
+
+// How long realign may take, and how many messages it drops.
+const (
+	realignTime = time.Second
+	realignMost = 1 << 16
+)
+
+// realign brings a connection back into step that carried a stream. A server
+// that did not read the stream to its end answers each message that is left,
+// and nobody can see whether it did. But it answers the handshake at any time
+// and in order: what comes before that answer belongs to the stream.
+func (x *exchange) realign() bool {
+	k := x.k
+	if k.nc.SetDeadline(time.Now().Add(realignTime)) != nil {
+		return false
+	}
+	if !x.ended && k.send(func(dst []byte) ([]byte, error) { return appendMark(dst, k.codec, endMsg), nil }) != nil {
+		return false
+	}
+	if k.send(func(dst []byte) ([]byte, error) { return append(dst, handshake), nil }) != nil {
+		return false
+	}
+	for range realignMost {
+		msg, err := k.next()
+		if err != nil {
+			return false
+		}
+		if msg[0] == handshake {
+			return true
+		}
+	}
+	return false
 }
 
 // answer reads the answer. complete reports that it was read to its end, error
