@@ -10,12 +10,15 @@ import (
 // A hub that only passes calls on keeps a few megabytes alive and makes
 // hundreds of megabytes of short-lived ones a second. With the collector's
 // usual goal, twice what is alive, it would run some forty times a second, for
-// a tenth of the processor. So a small heap may grow further before the next
-// collection; a large one (the state) keeps the usual goal.
+// a tenth of the processor. So at least heapRoom may be made between two
+// collections, however little is alive; a large heap (the state) has the usual
+// goal.
 const (
-	smallHeap  = 16 << 20 // bytes alive
-	smallGoal  = 400      // percent, below smallHeap
-	normalGoal = 100      // percent, above twice smallHeap
+	heapRoom   = 24 << 20 // bytes
+	normalGoal = 100      // percent
+	// The collector begins at 4 MiB times the goal: more would let the heap of a
+	// hub that does nothing grow beyond its room.
+	largestGoal = 100 * heapRoom / (4 << 20)
 )
 
 // tuneHeap sets the collector's goal now and after each collection, unless the
@@ -24,8 +27,8 @@ func tuneHeap() {
 	if os.Getenv("GOGC") != "" {
 		return
 	}
-	debug.SetGCPercent(smallGoal)
-	afterCollection(smallGoal)
+	debug.SetGCPercent(largestGoal)
+	afterCollection(largestGoal)
 }
 
 // afterCollection looks at the heap at the end of the next collection: the
@@ -40,17 +43,14 @@ func afterCollection(goal int) {
 	}, goal)
 }
 
-// heapGoal returns the goal for that many bytes alive, given the present one.
-// Between the two bounds it stays what it is.
+// heapGoal returns the goal for that many bytes alive, given the present one,
+// which small changes leave alone.
 func heapGoal(goal int, alive uint64) int {
-	switch {
-	case alive < smallHeap:
-		return smallGoal
-	case alive > 2*smallHeap:
-		return normalGoal
-	default:
+	want := int(min(max(100*heapRoom/max(alive, 1), normalGoal), largestGoal))
+	if want != normalGoal && want != largestGoal && 10*want > 9*goal && 9*want < 10*goal {
 		return goal
 	}
+	return want
 }
 
 // alive returns the bytes that the last collection found in use.

@@ -13,11 +13,13 @@ func TestHeapGoal(t *testing.T) {
 		alive uint64
 		want  int
 	}{
-		{smallGoal, 1 << 20, smallGoal},
-		{smallGoal, smallHeap + 1, smallGoal},
-		{normalGoal, smallHeap + 1, normalGoal},
-		{smallGoal, 2*smallHeap + 1, normalGoal},
-		{normalGoal, smallHeap - 1, smallGoal},
+		{largestGoal, 1 << 20, largestGoal},
+		{largestGoal, 8 << 20, 300},
+		{300, 8<<20 + 100<<10, 300}, // a little more changes nothing
+		{300, 12 << 20, 200},
+		{200, 30 << 20, normalGoal},
+		{normalGoal, 1 << 30, normalGoal},
+		{normalGoal, 0, largestGoal},
 	} {
 		if got := heapGoal(c.goal, c.alive); got != c.want {
 			t.Errorf("heapGoal(%d, %d) = %d, want %d", c.goal, c.alive, got, c.want)
@@ -45,10 +47,10 @@ func TestGoalFollowsTheHeap(t *testing.T) {
 			}
 		}
 	}
-	until(smallGoal)
-	state := make([]byte, 3*smallHeap)
+	until(largestGoal)
+	state := make([]byte, 3*heapRoom)
 	until(normalGoal)
 	runtime.KeepAlive(state)
 	state = nil
-	until(smallGoal)
+	until(largestGoal)
 }
