@@ -62,7 +62,7 @@ func listenUnix(a address) (*listener, error) {
 	}
 	l := &listener{addr: a, lock: lk, done: make(chan struct{})}
 	if err := l.bind(); err != nil {
-		lk.Close()
+		unlock(lk)
 		return nil, err
 	}
 	return l, nil
@@ -187,7 +187,7 @@ func (l *listener) close() {
 		}
 		l.net.Close()
 		if l.lock != nil {
-			l.lock.Close()
+			unlock(l.lock)
 		}
 	})
 }

@@ -33,6 +33,17 @@ func lock(path string) (*os.File, error) {
 	return f, nil
 }
 
+// unlock gives the lock back and closes its file, which may be nil. Closing alone
+// would not do while a child process has the descriptor that was forked and has
+// yet to exec.
+func unlock(f *os.File) {
+	if f == nil {
+		return
+	}
+	_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+	f.Close()
+}
+
 // ours reports an error unless f is a regular file of this user or of root.
 func ours(f *os.File) error {
 	st, err := f.Stat()

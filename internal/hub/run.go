@@ -323,12 +323,12 @@ func (h *hub) close() {
 	h.sessions.Shutdown("the hub has stopped")
 	h.keepSessions()
 	if h.sessionLock != nil {
-		h.sessionLock.Close()
+		unlock(h.sessionLock)
 	}
 	h.closeFiles()
 	h.closeStore()
 	if h.state != nil {
-		h.state.Close()
+		unlock(h.state)
 	}
 }
 

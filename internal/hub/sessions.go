@@ -111,7 +111,7 @@ func lockSessions(dir string) (*os.File, error) {
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		lk.Close()
+		unlock(lk)
 		return nil, err
 	}
 	for _, e := range entries {

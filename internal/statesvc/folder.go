@@ -93,7 +93,11 @@ func openFolder(path string, faults func(string) error) (*folder, error) {
 	return &folder{path: path, lock: lock, faults: faults}, nil
 }
 
-func (f *folder) close() error { return f.lock.Close() }
+// close gives the folder up. The lock is released by name: a child process that
+// was forked a moment ago, and has yet to exec, still has the descriptor.
+func (f *folder) close() error {
+	return errors.Join(syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN), f.lock.Close())
+}
 
 func (f *folder) logDir() string  { return filepath.Join(f.path, logName) }
 func (f *folder) snapDir() string { return filepath.Join(f.path, snapName) }
