@@ -264,3 +264,19 @@ func TestDebugPagesOnUnixSocketsOnly(t *testing.T) {
 		t.Errorf("TCP: %d", code)
 	}
 }
+
+// hub.cancel answers, whatever number it is given: its own is no other call.
+func TestCancelDoesNotCancelItself(t *testing.T) {
+	h := startHub(t, Options{})
+	w := h.dial()
+	for range 20 { // numbers are given process-wide: other hubs of this test may take one
+		var calls []callInfo
+		if err := json.Unmarshal(w.call("hub.calls", `{}`).Result, &calls); err != nil || len(calls) != 1 {
+			t.Fatalf("%v: %+v", err, calls)
+		}
+		next := itoa(int(calls[0].Call) + 1)
+		if r := w.call("hub.cancel", `{"call":`+next+`}`); r.Error != nil || string(r.Result) != `{"cancelled":false}` {
+			t.Fatalf("call %s: %+v", next, r)
+		}
+	}
+}

@@ -310,12 +310,12 @@ type cancelResult struct {
 	Cancelled bool `json:"cancelled"`
 }
 
-func (h *hub) cancelCall(_ context.Context, in struct {
+func (h *hub) cancelCall(ctx context.Context, in struct {
 	Call uint64 `rpc:"call" doc:"number of the call"`
 }) (cancelResult, error) {
 	var found *rpc.Call
 	h.eachCall(func(_ *conn, call *rpc.Call) {
-		if call.ID() == in.Call {
+		if call.ID() == in.Call && call != rpc.From(ctx) { // not itself
 			found = call
 		}
 	})
