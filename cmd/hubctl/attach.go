@@ -253,7 +253,7 @@ func (t *attaching) width() int {
 // bell says that a key means nothing here.
 func (t *attaching) bell() {
 	if t.app.errTTY {
-		io.WriteString(t.app.err, "\a")
+		fmt.Fprint(t.app.err, "\a")
 	}
 }
 
@@ -338,7 +338,7 @@ func (t *attaching) takeTerminal(program bool) error {
 	if err != nil {
 		return fmt.Errorf("cannot take the terminal: %w", err)
 	}
-	t.app.keep(func() { term.Restore(fd, state) })
+	t.app.keep(func() { _ = term.Restore(fd, state) }) // a terminal that is gone needs no state
 	t.raw = true
 	return nil
 }
@@ -388,7 +388,7 @@ func (t *attaching) watchSize(ctx context.Context, c *client.Client) (stop func(
 		for {
 			if cols, rows, err := term.GetSize(int(out.Fd())); err == nil {
 				limited, done := context.WithTimeout(ctx, sendLimit)
-				c.Resize(limited, t.session, cols, rows) // a session that has no use for it says so: no matter
+				_ = c.Resize(limited, t.session, cols, rows) // a session that has no use for it says so: no matter
 				done()
 			}
 			select {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -94,10 +95,8 @@ func (k *keyboard) answer(p []byte) (rest []byte, detach bool) {
 		if detach {
 			return nil, true
 		}
-		for _, c := range pass {
-			if k.t.prompts.key(c) {
-				return p[i+1:], false
-			}
+		if slices.ContainsFunc(pass, k.t.prompts.key) {
+			return p[i+1:], false
 		}
 		if k.command != 0 && key == k.command {
 			k.openLine()

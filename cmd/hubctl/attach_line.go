@@ -70,10 +70,10 @@ func (l *commandLine) run(ctx context.Context, in *lineInput) (literal bool) {
 	l.input.Reader = in
 	if out, ok := l.t.app.out.(*os.File); ok {
 		if cols, rows, err := term.GetSize(int(out.Fd())); err == nil && cols > 0 {
-			l.editor.SetSize(cols, rows)
+			_ = l.editor.SetSize(cols, rows) // it draws anew: what a terminal that is gone does not take is of no use
 		}
 	}
-	io.WriteString(l.out, "\r\n")
+	fmt.Fprint(l.out, "\r\n")
 	for {
 		line, err := l.editor.ReadLine()
 		if err == term.ErrPasteIndicator {
@@ -86,7 +86,7 @@ func (l *commandLine) run(ctx context.Context, in *lineInput) (literal bool) {
 			literal = in.literal
 			in.mu.Unlock()
 			if err != nil {
-				io.WriteString(l.out, "\r\n")
+				fmt.Fprint(l.out, "\r\n")
 			}
 			return literal
 		case problem != nil:
@@ -108,7 +108,7 @@ func (l *commandLine) run(ctx context.Context, in *lineInput) (literal bool) {
 func (l *commandLine) execute(ctx context.Context, words []string) error {
 	switch words[0] {
 	case "help", "?":
-		io.WriteString(l.editor, lineHelp)
+		fmt.Fprint(l.editor, lineHelp)
 		return nil
 	case "detach", "quit", "exit":
 		l.cancel(errDetached)
@@ -267,7 +267,7 @@ func (l *commandLine) complete(line string, pos int, key rune) (newLine string, 
 	root.SetArgs(append(append([]string{cobra.ShellCompNoDescRequestCmd}, words...), last))
 	_ = root.Execute() // without an answer there is nothing to complete
 	var found []string
-	for _, c := range strings.Split(out.String(), "\n") {
+	for c := range strings.SplitSeq(out.String(), "\n") {
 		if strings.HasPrefix(c, last) && c != "" && !strings.HasPrefix(c, ":") && c != "publish" {
 			found = append(found, c)
 		}

@@ -101,7 +101,7 @@ func (a *app) bridge(ctx context.Context, nc net.Conn) error {
 		}
 		inputEnded.Store(true)
 		if half, ok := nc.(interface{ CloseWrite() error }); ok {
-			half.CloseWrite()
+			_ = half.CloseWrite() // of a connection that has ended already: the other direction tells
 		}
 		nc.SetReadDeadline(time.Now().Add(bridgeQuiet))
 	}()

@@ -80,7 +80,7 @@ func (a *app) examine(ctx context.Context) (findings []finding) {
 		return findings
 	}
 	add(finding{Name: "address", Level: levelOK, Detail: addr.String()})
-	if addr.Network == "unix" && !add(checkSocket(addr.Path)) {
+	if addr.Network == "unix" && !add(checkSocket(ctx, addr.Path)) {
 		add(checkUnit(ctx))
 		return findings
 	}
@@ -120,7 +120,7 @@ func (a *app) examine(ctx context.Context) (findings []finding) {
 }
 
 // checkSocket looks at the file before anybody connects to it.
-func checkSocket(path string) finding {
+func checkSocket(ctx context.Context, path string) finding {
 	st, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -135,7 +135,7 @@ func checkSocket(path string) finding {
 	case st.Mode().Type() != fs.ModeSocket:
 		return finding{"socket", levelFail, path + " is no socket", "name another one with --socket, or move the file away"}
 	}
-	nc, err := net.DialTimeout("unix", path, 2*time.Second)
+	nc, err := (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, "unix", path)
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return finding{"socket", levelFail, "nobody listens at " + path, "the hub that made it has ended: start it again"}

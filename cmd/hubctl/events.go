@@ -49,7 +49,9 @@ func (p *eventPrinter) print(e client.Event) error {
 		}
 		return p.line(text("client_id") + "> " + strings.TrimRight(strings.ReplaceAll(text("text"), "\r", "\n"), "\n"))
 	case "gap":
-		p.flush()
+		if err := p.flush(); err != nil {
+			return err
+		}
 		if n := e.Gap(); n > 0 {
 			p.talk("%d events are missing here", n)
 		} else {
@@ -57,18 +59,24 @@ func (p *eventPrinter) print(e client.Event) error {
 		}
 		return nil
 	case "permission_request":
-		p.flush()
+		if err := p.flush(); err != nil {
+			return err
+		}
 		p.prompts.ask(v)
 		return nil
 	case "permission_resolved":
-		p.flush()
+		if err := p.flush(); err != nil {
+			return err
+		}
 		p.prompts.resolved(v)
 		return nil
 	case "exit":
 		p.exit = exitText(v)
 		return nil
 	case "shutdown":
-		p.flush()
+		if err := p.flush(); err != nil {
+			return err
+		}
 		p.talk("the hub is shutting down")
 		return nil
 	}

@@ -173,7 +173,7 @@ func (m *termModes) noteControl(params string, final byte) {
 	private, isPrivate := strings.CutPrefix(params, "?")
 	switch {
 	case isPrivate && (final == 'h' || final == 'l'):
-		for _, p := range strings.Split(private, ";") {
+		for p := range strings.SplitSeq(private, ";") {
 			if n, err := strconv.Atoi(p); err == nil {
 				m.set(n, final == 'h')
 			}

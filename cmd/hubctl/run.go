@@ -140,7 +140,7 @@ func (r *running) run(ctx context.Context, args []string) error {
 	ctx = context.WithoutCancel(ctx)
 	r.program, err = startProgram(args, r.session, r.initial)
 	if err != nil {
-		r.endSession(ctx, time.Second)
+		_ = r.endSession(ctx, time.Second) // it ends with the connection otherwise
 		return notRunnable(args[0], err)
 	}
 	r.app.divert(r.program.signal)

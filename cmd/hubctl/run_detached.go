@@ -1,12 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"strings"
 	"syscall"
 
 	"github.com/creack/pty"
@@ -32,7 +32,7 @@ func (a *app) runDetached(session string, size *pty.Winsize) error {
 		return err
 	}
 	defer read.Close()
-	cmd := exec.Command(self, a.args...)
+	cmd := exec.Command(self, a.args...) //nolint:noctx // it outlives this process
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%dx%d", detachedEnv, size.Cols, size.Rows))
 	cmd.ExtraFiles = []*os.File{write}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -45,18 +45,18 @@ func (a *app) runDetached(session string, size *pty.Winsize) error {
 	if err != nil {
 		return err
 	}
-	if strings.HasSuffix(string(report), startedWord) {
-		io.WriteString(a.err, strings.TrimSuffix(string(report), startedWord))
+	if told, runs := bytes.CutSuffix(report, []byte(startedWord)); runs {
+		fmt.Fprintf(a.err, "%s", told)
 		fmt.Fprintf(a.err, "hubctl: session %s runs; see it with: hubctl attach %s\n", session, session)
 		return cmd.Process.Release()
 	}
 	// What went wrong is told already, by the other process.
-	io.WriteString(a.err, string(report))
+	fmt.Fprintf(a.err, "%s", report)
 	err = cmd.Wait()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() > 0 {
 		return exitStatus{exit.ExitCode()}
 	}
-	return fmt.Errorf("the detached process ended before its program ran: %v", err)
+	return fmt.Errorf("the detached process ended before its program ran: %s", cmd.ProcessState)
 }
 
 // startedWord is what the report ends with when the program runs.
@@ -64,7 +64,7 @@ const startedWord = "\x00started"
 
 // started tells the parent that all is well. Nobody listens from then on.
 func (a *app) started() {
-	io.WriteString(a.err, startedWord)
+	fmt.Fprint(a.err, startedWord)
 	if f, ok := a.err.(*os.File); ok {
 		f.Close()
 	}

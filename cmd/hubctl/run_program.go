@@ -30,7 +30,7 @@ type program struct {
 
 // startProgram starts args on a new pseudo-terminal, as the leader of a session of its own.
 func startProgram(args []string, session string, size *pty.Winsize) (*program, error) {
-	cmd := exec.Command(args[0], args[1:]...)
+	cmd := exec.Command(args[0], args[1:]...) //nolint:noctx // signals end it, with the time that it needs to clean up
 	cmd.Env = programEnv(session)
 	f, err := pty.StartWithSize(cmd, size)
 	if err != nil {

@@ -89,7 +89,7 @@ func (s *screen) hold() (fullScreen bool) {
 	defer s.mu.Unlock()
 	s.held = true
 	if s.tty {
-		io.WriteString(s.out, s.modes.reset())
+		fmt.Fprint(s.out, s.modes.reset())
 	}
 	return s.modes.fullScreen()
 }
@@ -104,7 +104,7 @@ func (s *screen) release() {
 	}
 	s.later = nil
 	if s.tty && !s.over {
-		io.WriteString(s.out, s.modes.again())
+		fmt.Fprint(s.out, s.modes.again())
 	}
 	s.freed.Broadcast()
 }
@@ -114,7 +114,7 @@ func (s *screen) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.tty {
-		io.WriteString(s.out, s.modes.reset())
+		fmt.Fprint(s.out, s.modes.reset())
 		s.modes = termModes{}
 	}
 }

@@ -132,5 +132,5 @@ func (p *presence) again(ctx context.Context) error {
 func (p *presence) remove(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveLimit)
 	defer cancel()
-	p.client.Call(ctx, "state.delete", map[string]any{"key": p.key, "if_revision": p.revision}, nil) // the time of grace ends it otherwise
+	_ = p.client.Call(ctx, "state.delete", map[string]any{"key": p.key, "if_revision": p.revision}, nil) // the time of grace ends it otherwise
 }

@@ -94,7 +94,9 @@ func (a *app) export(ctx context.Context, prefix, as string) error {
 		if n == 0 {
 			end = "{}\n"
 		}
-		w.WriteString(end)
+		if _, err := w.WriteString(end); err != nil {
+			return err
+		}
 	}
 	return w.Flush()
 }

@@ -40,13 +40,13 @@ func (p *progress) add(n int64) {
 			progressbar.OptionShowBytes(p.bytes), progressbar.OptionShowCount(), progressbar.OptionThrottle(100*time.Millisecond),
 			progressbar.OptionClearOnFinish(), progressbar.OptionSetWidth(20))
 	}
-	p.bar.Set64(p.done)
+	_ = p.bar.Set64(p.done) // it writes to the terminal
 }
 
 // end takes the bar away.
 func (p *progress) end() {
 	if p.bar != nil {
-		p.bar.Clear()
+		_ = p.bar.Clear()
 		p.bar = nil
 	}
 }

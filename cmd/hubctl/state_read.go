@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -303,9 +304,7 @@ func newStateInfo(a *app) *cobra.Command {
 				return stateError(err)
 			}
 			if format := a.formatOr(formatTable); format != formatTable {
-				for name, value := range stats {
-					info[name] = value
-				}
+				maps.Copy(info, stats)
 				return a.printer(format).printAny(info)
 			}
 			return a.printInfo(info, stats)

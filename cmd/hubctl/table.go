@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"text/tabwriter"
 	"unicode/utf8"
@@ -103,7 +104,7 @@ func appendGrid(dst []byte, head []string, rows [][]string, color bool) []byte {
 	for _, row := range rows {
 		writeRow(w, row)
 	}
-	w.Flush()
+	_ = w.Flush() // into memory
 	text := b.Bytes()
 	if head != nil && color {
 		if end := bytes.IndexByte(text, '\n'); end >= 0 {
@@ -118,7 +119,7 @@ func appendGrid(dst []byte, head []string, rows [][]string, color bool) []byte {
 }
 
 func writeRow(w *tabwriter.Writer, cells []string) {
-	w.Write([]byte(strings.Join(cells, "\t") + "\n"))
+	fmt.Fprintln(w, strings.Join(cells, "\t"))
 }
 
 // clip shortens s to n characters.
