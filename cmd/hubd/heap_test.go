@@ -51,6 +51,5 @@ func TestGoalFollowsTheHeap(t *testing.T) {
 	state := make([]byte, 3*heapRoom)
 	until(normalGoal)
 	runtime.KeepAlive(state)
-	state = nil
 	until(largestGoal)
 }

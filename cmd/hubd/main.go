@@ -61,7 +61,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		o.Load = nil // nothing to read anew
 	}
 	o.Version = version()
-	o.Notify = func(state string) { daemon.SdNotify(false, state) }
+	o.Notify = func(state string) { _, _ = daemon.SdNotify(false, state) } // a manager that has left needs no news
 	if o.Watchdog, err = daemon.SdWatchdogEnabled(false); err != nil {
 		fmt.Fprintf(stderr, "hubd: WATCHDOG_USEC: %v; there is no watchdog\n", err)
 	}

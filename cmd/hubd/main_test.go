@@ -155,7 +155,7 @@ func TestVersionAndHelp(t *testing.T) {
 func TestUsageErrors(t *testing.T) {
 	p := newPlace(t)
 	config := filepath.Join(p.dir, "bad.yaml")
-	if err := os.WriteFile(config, []byte("log:\n  levle: info\n"), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte("log:\n  lvl: info\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -170,7 +170,7 @@ func TestUsageErrors(t *testing.T) {
 		{p.args("--file-root", "/no/such/folder"), "file root"},
 		{p.args("--remote", "nonsense"), "ALIAS=URL#SERVICE"},
 		{p.args("--config", "/no/such/file"), "/no/such/file"},
-		{p.args("--config", config), `unknown key "log.levle"`},
+		{p.args("--config", config), `unknown key "log.lvl"`},
 		{[]string{"service"}, "usage"},
 		{[]string{"service", "dance"}, "usage"},
 	} {

@@ -149,7 +149,7 @@ func (u unit) install(w io.Writer) error {
 	}
 	if err := service.Control(u.service, "install"); err != nil {
 		undo()
-		u.systemctl("daemon-reload")
+		_ = u.systemctl("daemon-reload") // err is what matters
 		return err
 	}
 	if err := u.systemctl("enable", "--now", "hubd.socket"); err != nil {
@@ -161,13 +161,13 @@ func (u unit) install(w io.Writer) error {
 }
 
 func (u unit) uninstall(w io.Writer) error {
-	u.systemctl("disable", "--now", "hubd.socket") // stops the service too
+	_ = u.systemctl("disable", "--now", "hubd.socket") // stops the service too; it may be disabled already
 	stopped := u.systemctl("stop", "hubd.service")
 	err := service.Control(u.service, "uninstall")
 	if e := os.Remove(u.path(".socket")); e != nil && !errors.Is(e, fs.ErrNotExist) {
 		err = errors.Join(err, e)
 	}
-	u.systemctl("daemon-reload")
+	_ = u.systemctl("daemon-reload") // the files are gone: it learns that sooner or later
 	if err != nil {
 		return errors.Join(err, stopped)
 	}
@@ -238,8 +238,8 @@ func (u unit) systemUser() error {
 		if step.flag != "" {
 			args = []string{step.flag, path}
 		}
-		if out, err := exec.Command(step.tool, args...).CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", step.tool, err, strings.TrimSpace(string(out)))
+		if said, err := runTool(step.tool, args...); err != nil {
+			return fmt.Errorf("%s: %w: %s", step.tool, err, said)
 		}
 	}
 	return nil
@@ -249,8 +249,14 @@ func (u unit) systemctl(args ...string) error {
 	if u.user {
 		args = append([]string{"--user"}, args...)
 	}
-	if out, err := exec.Command("systemctl", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("systemctl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	if said, err := runTool("systemctl", args...); err != nil {
+		return fmt.Errorf("systemctl %s: %w: %s", strings.Join(args, " "), err, said)
 	}
 	return nil
+}
+
+// runTool runs a program to its end and returns what it said.
+func runTool(name string, args ...string) (said string, err error) {
+	out, err := exec.Command(name, args...).CombinedOutput() //nolint:noctx // whoever interrupts hubd interrupts it, too
+	return strings.TrimSpace(string(out)), err
 }
