@@ -69,8 +69,7 @@ func parseAddress(text string, insecure bool) (address, error) {
 	}
 	u, err := url.Parse(text)
 	if err != nil {
-		var ue *url.Error
-		if errors.As(err, &ue) {
+		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err
 		}
 		return fail("%w", err)

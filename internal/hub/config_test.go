@@ -144,7 +144,7 @@ func TestFile(t *testing.T) {
 func TestBadFile(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"unknown key", "demo: true\nsate: /x\n", `unknown key "sate"`},
-		{"unknown key in a group", "log:\n  levle: info\n", `unknown key "log.levle"`},
+		{"unknown key in a group", "log:\n  lvl: info\n", `unknown key "log.lvl"`},
 		{"key of a group without it", "level: info\n", `unknown key "level"`},
 		{"value for a group", "log: info\n", "expected a mapping"},
 		{"mapping for a value", "state: {a: b}\n", "state takes one value"},

@@ -141,7 +141,7 @@ func (h *hub) readiness(w http.ResponseWriter, _ *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(answer)
+	_ = json.NewEncoder(w).Encode(answer) // a client that does not wait has left
 }
 
 func (h *hub) reloadByHTTP(w http.ResponseWriter, _ *http.Request) {

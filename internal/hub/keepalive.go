@@ -38,13 +38,14 @@ func keepAlive(nc net.Conn) {
 	if !ok {
 		return
 	}
-	tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepIdle, Interval: keepInterval, Count: keepProbes})
+	// What fails here fails on a connection that has ended already.
+	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepIdle, Interval: keepInterval, Count: keepProbes})
 	raw, err := tcp.SyscallConn()
 	if err != nil {
 		return
 	}
-	raw.Control(func(fd uintptr) {
-		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(keepUnacked.Milliseconds()))
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(keepUnacked.Milliseconds()))
 	})
 }
 
@@ -64,7 +65,8 @@ func (o *orphans) has(own, far netip.AddrPort) bool {
 	if time.Since(o.read) > tableAge {
 		o.ends = map[[2]string]bool{}
 		for _, table := range socketTables {
-			eachSocket(table, func(fields []string) bool {
+			// Where there is no table, the probes tell, later.
+			_ = eachSocket(table, func(fields []string) bool {
 				if fields[3] == "05" && fields[9] == "0" { // FIN_WAIT2, and no inode
 					o.ends[[2]string{fields[1], fields[2]}] = true
 				}
@@ -101,13 +103,13 @@ func (c *conn) probe() {
 	if c.probing.Swap(true) || c.listener.addr.network != "tcp" {
 		return
 	}
-	c.raw.Control(func(fd uintptr) {
+	_ = c.raw.Control(func(fd uintptr) {
 		for option, value := range map[int]int{
 			unix.TCP_USER_TIMEOUT: int(probeUnacked.Milliseconds()),
 			unix.TCP_KEEPINTVL:    int(probeIdle.Seconds()),
 			unix.TCP_KEEPIDLE:     int(probeIdle.Seconds()),
 		} {
-			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, option, value)
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, option, value) // it fails on a connection that has ended
 		}
 	})
 }

@@ -37,11 +37,11 @@ func (l *listener) String() string { return l.addr.String() }
 func (l *listener) transport() string { return l.addr.network }
 
 // listen opens a configured address.
-func listen(a address) (*listener, error) {
+func listen(ctx context.Context, a address) (*listener, error) {
 	if a.network == "unix" {
-		return listenUnix(a)
+		return listenUnix(ctx, a)
 	}
-	ln, err := net.Listen("tcp", a.hostport)
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", a.hostport)
 	if err != nil {
 		return nil, fmt.Errorf("listen %s: %w", a, err)
 	}
@@ -51,7 +51,7 @@ func listen(a address) (*listener, error) {
 
 // listenUnix binds a Unix socket. The lock comes first: whoever holds it may
 // look at what is in the way, and remove it if nobody answers there.
-func listenUnix(a address) (*listener, error) {
+func listenUnix(ctx context.Context, a address) (*listener, error) {
 	dir := filepath.Dir(a.path)
 	if err := socketFolder(dir, a); err != nil {
 		return nil, err
@@ -61,16 +61,16 @@ func listenUnix(a address) (*listener, error) {
 		return nil, err
 	}
 	l := &listener{addr: a, lock: lk, done: make(chan struct{})}
-	if err := l.bind(); err != nil {
+	if err := l.bind(ctx); err != nil {
 		unlock(lk)
 		return nil, err
 	}
 	return l, nil
 }
 
-func (l *listener) bind() error {
+func (l *listener) bind(ctx context.Context) error {
 	path := l.addr.path
-	if err := clearSocket(path); err != nil {
+	if err := clearSocket(ctx, path); err != nil {
 		return err
 	}
 	// The mode of the socket's inode, set before bind, is the mode of the
@@ -80,7 +80,7 @@ func (l *listener) bind() error {
 		err := c.Control(func(fd uintptr) { e = unix.Fchmod(int(fd), 0o600) })
 		return errors.Join(err, e)
 	}}
-	ln, err := config.Listen(context.Background(), "unix", path)
+	ln, err := config.Listen(ctx, "unix", path)
 	if err != nil {
 		return fmt.Errorf("listen %s: %w", l.addr, err)
 	}
@@ -149,7 +149,7 @@ func socketFolder(dir string, a address) error {
 
 // clearSocket removes a socket that a hub left behind. A socket that answers
 // is not touched, nor is anything that is no socket.
-func clearSocket(path string) error {
+func clearSocket(ctx context.Context, path string) error {
 	st, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -160,7 +160,7 @@ func clearSocket(path string) error {
 	if st.Mode()&os.ModeSocket == 0 {
 		return &ConfigError{[]error{fmt.Errorf("listen unix://%s: there is something that is no socket", path)}}
 	}
-	c, err := net.DialTimeout("unix", path, time.Second)
+	c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
 	switch {
 	case err == nil:
 		c.Close()

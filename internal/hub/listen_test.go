@@ -33,7 +33,7 @@ func TestSocketIsPrivateFromTheFirstMoment(t *testing.T) {
 	defer unix.Umask(old)
 	dir := filepath.Join(shortDir(t), "made", "here")
 	path := filepath.Join(dir, "h.sock")
-	l, err := listen(address{network: "unix", path: path, mode: 0o600, group: -1})
+	l, err := listen(t.Context(), address{network: "unix", path: path, mode: 0o600, group: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestModeAndGroupOfASocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := listen(a)
+	l, err := listen(t.Context(), a)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	}
 	ln.(*net.UnixListener).SetUnlinkOnClose(false)
 	ln.Close()
-	l, err := listen(address{network: "unix", path: path, mode: 0o600, group: -1})
+	l, err := listen(t.Context(), address{network: "unix", path: path, mode: 0o600, group: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func TestWhatIsNoSocketIsNotTouched(t *testing.T) {
 // Somebody who replaced the socket keeps his.
 func TestCloseLeavesAForeignSocket(t *testing.T) {
 	path := filepath.Join(shortDir(t), "h.sock")
-	l, err := listen(address{network: "unix", path: path, mode: 0o600, group: -1})
+	l, err := listen(t.Context(), address{network: "unix", path: path, mode: 0o600, group: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func TestLockFileThatIsALink(t *testing.T) {
 	if err := os.Symlink(target, filepath.Join(dir, "h.sock.lock")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listen(address{network: "unix", path: filepath.Join(dir, "h.sock"), mode: 0o600, group: -1}); err == nil {
+	if _, err := listen(t.Context(), address{network: "unix", path: filepath.Join(dir, "h.sock"), mode: 0o600, group: -1}); err == nil {
 		t.Error("a link was taken for a lock file")
 	}
 	if _, err := os.Lstat(target); !errors.Is(err, os.ErrNotExist) {

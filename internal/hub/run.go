@@ -44,7 +44,7 @@ func Run(ctx context.Context, o Options) error {
 				reload = nil
 				continue
 			}
-			h.reload() // a bad file keeps the old configuration, and the log says so
+			_ = h.reload() // a bad file keeps the old configuration, and the log says so
 		}
 	}
 }
@@ -209,14 +209,14 @@ func (h *hub) listenAll() error {
 	}
 	h.listeners = inherited
 	for _, a := range rest {
-		l, err := listen(a)
+		l, err := listen(h.ctx, a)
 		if err != nil {
 			return err
 		}
 		h.listeners = append(h.listeners, l)
 	}
 	if h.opts.Metrics != "" {
-		l, err := listen(address{network: "tcp", hostport: h.opts.Metrics, auth: authNone, scopes: rpc.ScopeRead})
+		l, err := listen(h.ctx, address{network: "tcp", hostport: h.opts.Metrics, auth: authNone, scopes: rpc.ScopeRead})
 		if err != nil {
 			return err
 		}
@@ -278,7 +278,7 @@ func (h *hub) shutdown(reason string) error {
 	h.unwatch()
 	h.phase.Store(stopped)
 	h.log.Info("stopped", zap.Duration("uptime", time.Since(h.started)))
-	h.log.Sync()
+	_ = h.log.Sync() // a terminal and a pipe have nothing to sync
 	return nil
 }
 
@@ -366,7 +366,7 @@ func (h *hub) reload() error {
 	h.reloading.Lock()
 	defer h.reloading.Unlock()
 	var now unix.Timespec
-	unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // there is such a clock
 	h.notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000))
 	defer h.notify("READY=1")
 	if h.certs != nil {

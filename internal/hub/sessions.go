@@ -80,7 +80,7 @@ func (h *hub) openSessionFolder() {
 	}
 	var problems error
 	for _, dir := range folders {
-		lk, err := lockSessions(dir)
+		lk, err := lockSessions(h.ctx, dir)
 		if err == nil {
 			h.sessionDir, h.sessionLock = dir, lk
 			break
@@ -94,7 +94,7 @@ func (h *hub) openSessionFolder() {
 
 // lockSessions makes dir usable for this hub alone, and removes the sockets
 // that another one has left there.
-func lockSessions(dir string) (*os.File, error) {
+func lockSessions(ctx context.Context, dir string) (*os.File, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func lockSessions(dir string) (*os.File, error) {
 	for _, e := range entries {
 		if name, ok := strings.CutSuffix(e.Name(), ".sock"); ok && session.ValidName(name) {
 			// One that somebody else listens on stays, and that session goes without.
-			_ = clearSocket(filepath.Join(dir, e.Name()))
+			_ = clearSocket(ctx, filepath.Join(dir, e.Name()))
 		}
 	}
 	return lk, nil
@@ -138,7 +138,7 @@ func (h *hub) openSessionSocket(s *session.Session) error {
 		addr:    address{network: "unix", path: path, mode: 0o600, group: -1},
 		session: s.Name(), done: make(chan struct{}),
 	}
-	if err := l.bind(); err != nil {
+	if err := l.bind(h.ctx); err != nil {
 		log.Warn("session has no socket of its own", zap.Error(err))
 		return nil
 	}

@@ -68,7 +68,7 @@ func (t *certificates) look() {
 	}
 	t.looked = time.Now()
 	if t.stampsNow() != t.stamps {
-		t.again()
+		_ = t.again() // the log and the metrics tell
 	}
 }
 
@@ -155,7 +155,7 @@ func (c *conn) handshake() error {
 	if err := c.net.SetReadDeadline(time.Now().Add(c.hub.opts.Limits.Handshake)); err != nil {
 		return err
 	}
-	if err := c.tls.Handshake(); err != nil {
+	if err := c.tls.HandshakeContext(c.hub.ctx); err != nil {
 		return err
 	}
 	if err := c.net.SetReadDeadline(time.Time{}); err != nil {

@@ -87,10 +87,10 @@ func readableProgram(t *testing.T) string {
 		if err == nil {
 			err = os.WriteFile(copied.path, text, 0o755)
 		}
-		copied.err = err
 		if err == nil {
 			err = os.Chmod(dir, 0o755)
 		}
+		copied.err = err
 	})
 	if copied.err != nil {
 		t.Fatal(copied.err)

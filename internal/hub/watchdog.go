@@ -103,7 +103,7 @@ func (h *hub) callMyself(ctx context.Context) error {
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
 	if l.addr.network == "tcp" || !l.addr.speaks(rpc.Kollabor) {
-		err = askHealth(c)
+		err = askHealth(ctx, c)
 	} else {
 		err = askState(c)
 	}
@@ -176,8 +176,8 @@ func askState(c net.Conn) error {
 // askHealth is for listeners where a call would need a token, or where only
 // HTTP protocols are spoken. Any answer is one: a Host that is not allowed is
 // turned away by the same code.
-func askHealth(c net.Conn) error {
-	request, err := http.NewRequest(http.MethodGet, "http://localhost/-/healthy", nil)
+func askHealth(ctx context.Context, c net.Conn) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/-/healthy", nil)
 	if err != nil {
 		return err
 	}
