@@ -17,7 +17,6 @@ import (
 // fakeSession is a session of the fake hub with all its events kept.
 type fakeSession struct {
 	mu      sync.Mutex
-	seq     uint64
 	since   []string // of each follow; "" for none
 	modes   []string
 	epochs  []string

@@ -61,12 +61,12 @@ func TestArgsSpellings(t *testing.T) {
 }
 
 type binding struct {
-	Key    string   `rpc:"key" doc:"what to read"`
-	If     int      `rpc:"if" default:"7"`
-	TTL    *float64 `rpc:"ttl"`
-	Prefix string   `rpc:"prefix,optional"`
-	Any    Value    `rpc:"any,optional"`
-	hidden int
+	Key    string          `rpc:"key" doc:"what to read"`
+	If     int             `rpc:"if" default:"7"`
+	TTL    *float64        `rpc:"ttl"`
+	Prefix string          `rpc:"prefix,optional"`
+	Any    Value           `rpc:"any,optional"`
+	hidden int             //nolint:unused // no parameter: that is the test
 	Depth  struct{ N int } `rpc:"depth,optional,unlisted"`
 }
 

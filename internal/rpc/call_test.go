@@ -20,7 +20,6 @@ type reply struct {
 	at   time.Time
 	done chan struct{}
 	open func(b *Batch, c *Call, src Source) Sink // nil: Collect
-	late func()
 }
 
 func newReply() *reply { return &reply{done: make(chan struct{})} }

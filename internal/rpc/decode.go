@@ -297,12 +297,7 @@ func NameIs(literal []byte, name string) bool {
 	if string(body) == name {
 		return true
 	}
-	for _, c := range body {
-		if c == '\\' {
-			return Unquote(literal) == name
-		}
-	}
-	return false
+	return slices.Contains(body, '\\') && Unquote(literal) == name
 }
 
 // objectItems iterates over the object at *i in checked text and leaves *i behind it.

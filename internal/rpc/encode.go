@@ -362,7 +362,7 @@ func mapKey(k reflect.Value) (string, error) {
 	if k.Kind() == reflect.String {
 		return k.String(), nil
 	}
-	if t, ok := k.Interface().(encoding.TextMarshaler); ok {
+	if t, ok := reflect.TypeAssert[encoding.TextMarshaler](k); ok {
 		text, err := t.MarshalText()
 		if err != nil {
 			return "", notSerializable(err)

@@ -16,16 +16,15 @@ import (
 // wire takes bytes as its script says: TryWrite at most try bytes of each
 // attempt (all when negative), Write waits while gate is shut.
 type wire struct {
-	mu      sync.Mutex
-	cond    *sync.Cond
-	got     bytes.Buffer
-	writes  int
-	try     int
-	shut    bool
-	fail    error
-	closed  bool
-	busy    bool // a write is running: there must not be two
-	onClose func()
+	mu     sync.Mutex
+	cond   *sync.Cond
+	got    bytes.Buffer
+	writes int
+	try    int
+	shut   bool
+	fail   error
+	closed bool
+	busy   bool // a write is running: there must not be two
 }
 
 func newWire(try int) *wire {

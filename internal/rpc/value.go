@@ -206,11 +206,7 @@ func needsExpand(x any) bool {
 	case Value:
 		return !x.isSurrogateText()
 	case []any:
-		for _, e := range x {
-			if needsExpand(e) {
-				return true
-			}
-		}
+		return slices.ContainsFunc(x, needsExpand)
 	case *Map:
 		for _, it := range x.Items {
 			if needsExpand(it.Value) {

@@ -5,6 +5,7 @@ package frame
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
@@ -120,10 +121,8 @@ func text(v rpc.Value) []byte {
 	if len(raw) < 2 || raw[0] != '"' {
 		return raw
 	}
-	for _, c := range raw {
-		if c == '\\' {
-			return []byte(rpc.Unquote(raw))
-		}
+	if slices.Contains(raw, '\\') {
+		return []byte(rpc.Unquote(raw))
 	}
 	return raw[1 : len(raw)-1]
 }
