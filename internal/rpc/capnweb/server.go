@@ -216,10 +216,7 @@ func (sv *Server) Entries() (exports, imports int) {
 func (sv *Server) Close(ctx context.Context) error {
 	sv.mu.Lock()
 	sv.closed = true
-	open := make(map[*socket]*Session, len(sv.sessions))
-	for sock, s := range sv.sessions {
-		open[sock] = s
-	}
+	open := maps.Clone(sv.sessions)
 	sv.mu.Unlock()
 	for sock, s := range open {
 		s.End(rpc.ErrShutdown)

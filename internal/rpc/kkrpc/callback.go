@@ -94,7 +94,7 @@ func (s *Session) sayReleases() {
 	s.due = nil
 	s.mu.Unlock()
 	out = append(out, "]}"...)
-	s.send(nil, Compact, out)
+	_ = s.send(nil, Compact, out) // what a peer that has left keeps is its own affair
 	putScratch(p, out)
 }
 

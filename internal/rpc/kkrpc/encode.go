@@ -2,6 +2,7 @@ package kkrpc
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -50,11 +51,7 @@ func hasForm(x any) bool {
 	case rpc.Bytes, time.Time:
 		return true
 	case []any:
-		for _, e := range x {
-			if hasForm(e) {
-				return true
-			}
-		}
+		return slices.ContainsFunc(x, hasForm)
 	case *rpc.Map:
 		for _, it := range x.Items {
 			if hasForm(it.Value) {

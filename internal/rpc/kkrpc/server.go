@@ -3,6 +3,7 @@ package kkrpc
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -171,10 +172,7 @@ func (sv *Server) Sessions() int {
 func (sv *Server) Close(ctx context.Context) error {
 	sv.mu.Lock()
 	sv.closed = true
-	open := make(map[*socket]*Session, len(sv.sessions))
-	for sock, s := range sv.sessions {
-		open[sock] = s
-	}
+	open := maps.Clone(sv.sessions)
 	sv.mu.Unlock()
 	for sock, s := range open {
 		s.link.Close(rpc.ErrShutdown, 0)

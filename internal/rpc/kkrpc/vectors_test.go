@@ -66,7 +66,6 @@ type recorder struct {
 	mu   sync.Mutex
 	sent []map[string]any
 	odd  []string
-	form string // "lines" or "websocket"
 }
 
 func (r *recorder) send(_ *rpc.Batch, d Dialect, msg []byte) error {

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -324,7 +323,6 @@ type recorder struct {
 // halfPipe reads the end of the stream when it is told to.
 type halfPipe struct {
 	net.Conn
-	once  sync.Once
 	ended chan struct{}
 }
 

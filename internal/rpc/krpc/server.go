@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -307,13 +306,8 @@ const mostEarly = 1 << 20
 func (x *exchange) watch() {
 	defer close(x.watched)
 	n, err := io.CopyN(io.Discard, x.in, mostEarly)
-	switch {
-	case n == mostEarly:
-		err = fmt.Errorf("%d bytes after a request", n)
-	case errors.Is(err, io.EOF):
-		if !x.linger() {
-			return
-		}
+	if errors.Is(err, io.EOF) && !x.linger() {
+		return
 	}
 	select {
 	case <-x.answered:

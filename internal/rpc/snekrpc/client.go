@@ -324,7 +324,7 @@ func (k *clientConn) next() ([]byte, error) {
 // head reads the head of the response.
 func (k *clientConn) head() error {
 	var line, first []byte
-	for size := 0; size < 64<<10; size++ {
+	for range 64 << 10 {
 		b, err := k.in.byte()
 		if err != nil {
 			return cut(err)
