@@ -136,7 +136,7 @@ func (s *Service) restore(ctx context.Context, in restoreParams) (restoreResult,
 		}
 		return restoreResult{}, fault(err)
 	}
-	return restoreResult{res.Revision, res.Keys}, nil
+	return restoreResult(res), nil
 }
 
 // backupReader turns the objects of a backup into items.

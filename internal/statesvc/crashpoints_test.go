@@ -296,8 +296,11 @@ func (m *crashModel) check(dir string, lines []string, goOn bool) error {
 	if err := e.Commit(OneOp(putOp("after", "1")), func(r Result, err error) { after = r.Revision; done <- err }); err != nil {
 		return err
 	}
-	if err := <-done; err != nil || after != rev+1 {
-		return fmt.Errorf("a write afterwards: revision %d after %d, %v", after, rev, err)
+	if err := <-done; err != nil {
+		return fmt.Errorf("a write afterwards: %w", err)
+	}
+	if after != rev+1 {
+		return fmt.Errorf("a write afterwards: revision %d after %d", after, rev)
 	}
 	crash(e)
 	if e, err = openEngine(dir, Options{}); err != nil {

@@ -360,11 +360,11 @@ func (j *journal) probe() {
 		return
 	}
 	if err := j.rollback(); err != nil {
-		j.refuse(err)
+		_ = j.refuse(err) // whoever writes is told
 		return
 	}
 	if failure == ErrNoSpace && !j.f.roomy() {
-		j.refuse(syscall.ENOSPC)
+		_ = j.refuse(syscall.ENOSPC)
 		return
 	}
 	j.mu.Lock()
@@ -478,7 +478,7 @@ func (j *journal) startSnapshot(e *engine, v *view) {
 	j.busy.Store(true)
 	j.snapDone.Go(func() {
 		defer j.busy.Store(false)
-		j.snapshot(e, v)
+		_ = j.snapshot(e, v) // it is in the log and the metrics
 	})
 }
 
@@ -565,7 +565,7 @@ func (j *journal) stats(s *Stats) {
 func (j *journal) close(e *engine) error {
 	j.snapDone.Wait()
 	if j.w != nil && j.since > segmentBytes && j.ready() == nil {
-		j.snapshot(e, e.view.Load()) // a failure costs time at the next start, nothing else; it was logged
+		_ = j.snapshot(e, e.view.Load()) // a failure costs time at the next start, nothing else; it was logged
 	}
 	var err error
 	if j.w != nil {

@@ -85,7 +85,7 @@ func (e *engine) load(f *folder) error {
 	if err := e.journal.open(); isFull(err) {
 		// Everything was read. Writes are refused until there is room, as they would be had it run on.
 		e.log.Warn("no space for the state log: writes are refused until there is some", zap.Error(err))
-		e.journal.refuse(err)
+		_ = e.journal.refuse(err) // whoever writes is told
 	} else if err != nil {
 		return &FolderError{Path: f.path, Cause: err}
 	}
@@ -516,6 +516,8 @@ func (l *loader) leftovers() {
 	}
 	if d, ok := errors.AsType[*DamagedError](l.damaged); ok {
 		l.e.log.Error("newest snapshot of the state is damaged; the one before and the log have everything", zap.Error(l.damaged))
-		os.Rename(d.File, d.File+".damaged")
+		if err := os.Rename(d.File, d.File+".damaged"); err != nil {
+			l.e.log.Warn("cannot rename the damaged snapshot: each start will try it first", zap.Error(err))
+		}
 	}
 }

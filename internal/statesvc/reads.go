@@ -149,8 +149,7 @@ type infoResult struct {
 }
 
 func (s *Service) info(context.Context, struct{}) (infoResult, error) {
-	i := s.store.Info()
-	return infoResult{i.Engine, i.Durable, i.Ack, i.Revision, i.Compacted}, nil
+	return infoResult(s.store.Info()), nil
 }
 
 type statsResult struct {

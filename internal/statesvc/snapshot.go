@@ -146,7 +146,7 @@ func (w *snapWriter) block(payload []byte, items int) {
 	binary.LittleEndian.PutUint32(head[4:], uint32(items))
 	w.sum = crc32.Update(crc32.Update(w.sum, castagnoli, head[:8]), castagnoli, payload)
 	binary.LittleEndian.PutUint32(head[8:], w.sum)
-	w.w.Write(head[:])
+	_, _ = w.w.Write(head[:]) // a failure is that of the next write, too
 	_, w.err = w.w.Write(payload)
 	w.size += int64(blockHead + len(payload))
 	w.blocks++

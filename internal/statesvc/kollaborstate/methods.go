@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -89,7 +90,7 @@ type service struct{ hub Hub }
 func Methods(hub Hub) []*rpc.Method {
 	s := &service{hub}
 	read := []rpc.Option{rpc.Lenient(), rpc.Needs(rpc.ScopeRead)}
-	with := func(doc string) []rpc.Option { return append(read[:len(read):len(read)], rpc.Doc(doc)) }
+	with := func(doc string) []rpc.Option { return append(slices.Clip(read), rpc.Doc(doc)) }
 	return []*rpc.Method{
 		rpc.Handle("state.get_system_info", s.systemInfo, with("Describe the daemon's process and machine, as kollabor clients expect it.")...),
 		rpc.Handle("state.get_hub_state", s.hubState, with("Say who this socket speaks for and who else is there.")...),

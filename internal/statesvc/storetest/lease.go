@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -141,7 +142,7 @@ func (h *H) follow(opts statesvc.WatchOptions) *follower {
 	}
 	f.w = w
 	h.T.Cleanup(w.Close)
-	f.drain()
+	_ = f.drain() // the next drain returns the same
 	return f
 }
 
@@ -195,9 +196,9 @@ func (f *follower) events(n int) []*statesvc.Event {
 }
 
 func (f *follower) keys() string {
-	s := ""
+	var s strings.Builder
 	for _, it := range f.items {
-		s += fmt.Sprintf("%s@%d ", it.Key, it.Revision)
+		fmt.Fprintf(&s, "%s@%d ", it.Key, it.Revision)
 	}
-	return s
+	return s.String()
 }
