@@ -63,7 +63,7 @@ func TestFullScreenProgramInASession(t *testing.T) {
 	bob.sees("typed abcd") // came back by itself
 
 	d.kill() // and a crash
-	d = startHub(t, dir, state)
+	startHub(t, dir, state)
 	eventually(t, "eve is back", func() bool { return strings.Contains(eve.wrote(), "back after") })
 	eve.typeKeys("é")
 	eve.sees("typed abcdé")

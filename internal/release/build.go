@@ -121,7 +121,7 @@ func (r *release) build(ctx context.Context, arch, program, to string) error {
 func compressed(text []byte) []byte {
 	var b bytes.Buffer
 	w, _ := gzip.NewWriterLevel(&b, gzip.BestCompression) // the level exists
-	w.Write(text)
+	_, _ = w.Write(text)                                  // into memory
 	w.Close()
 	return b.Bytes()
 }

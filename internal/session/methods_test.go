@@ -31,7 +31,6 @@ func dial(t *testing.T, table *rpc.Table) *connection {
 // reply is what came of a call.
 type reply struct {
 	mu    sync.Mutex
-	src   rpc.Source
 	items []string
 	text  string
 	err   *rpc.Error

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -211,9 +212,7 @@ func (s *Store) change(f func(map[string]*entry) error) error {
 	defer s.saving.Unlock()
 	s.mu.Lock()
 	next := make(map[string]*entry, len(s.tokens)+1)
-	for id, e := range s.tokens {
-		next[id] = e
-	}
+	maps.Copy(next, s.tokens)
 	s.unused = false // uses from now on are noted again
 	s.mu.Unlock()
 	err := f(next)

@@ -95,7 +95,7 @@ func TestScenarios(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range strings.Fields(string(list)) {
+	for name := range strings.FieldsSeq(string(list)) {
 		if strings.HasPrefix(name, "package-") {
 			continue // TestPackages
 		}

@@ -197,14 +197,14 @@ func (s *Screen) sequence(p []byte) int {
 
 func (s *Screen) control(params string, final byte) {
 	if private, ok := strings.CutPrefix(params, "?"); ok && (final == 'h' || final == 'l') {
-		for _, m := range strings.Split(private, ";") {
+		for m := range strings.SplitSeq(private, ";") {
 			n, _ := strconv.Atoi(m)
 			s.mode(n, final == 'h')
 		}
 		return
 	}
 	var n []int
-	for _, t := range strings.Split(params, ";") {
+	for t := range strings.SplitSeq(params, ";") {
 		v, err := strconv.Atoi(t)
 		if err != nil {
 			v = 0
