@@ -69,7 +69,7 @@ func Start(t testing.TB, flags ...string) *Browser {
 		"--user-data-dir=" + profile, "--remote-debugging-port=0", "--window-size=900,900",
 	}, flags...)
 	cmd := exec.Command(path, append(args, "about:blank")...)
-	cmd.Env = append(os.Environ(), "HOME="+profile, "XDG_CONFIG_HOME="+profile, "XDG_CACHE_HOME="+profile)
+	cmd.Env = append(os.Environ(), "HOME="+profile, "TMPDIR="+profile, "XDG_CONFIG_HOME="+profile, "XDG_CACHE_HOME="+profile)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the browser is many processes
 	said, w := io.Pipe()
 	cmd.Stderr = w
