@@ -224,9 +224,26 @@ func CleanText(s string, limit int) string {
 }
 
 func cutEnd(s string, limit int) string {
-	n := min(len(s), max(limit-3, 0))
-	for n > 0 && n < len(s) && !utf8.RuneStart(s[n]) {
-		n--
+	return CutText(s, max(limit-3, 0)) + "..."
+}
+
+// CutText returns as many whole characters of the beginning of s as have at
+// most limit bytes.
+func CutText(s string, limit int) string {
+	if len(s) <= limit {
+		return s
 	}
-	return s[:n] + "..."
+	for limit > 0 && !utf8.RuneStart(s[limit]) {
+		limit--
+	}
+	return s[:limit]
+}
+
+// CauseOf is why calls are cancelled when ctx has ended: its cause if that is an
+// Error, else ErrShutdown.
+func CauseOf(ctx context.Context) *Error {
+	if e, ok := errors.AsType[*Error](context.Cause(ctx)); ok {
+		return e
+	}
+	return ErrShutdown
 }

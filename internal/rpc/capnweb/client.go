@@ -13,6 +13,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/rpc/ws"
 )
 
 // DialOptions are the options of Dial. The zero value will do.
@@ -87,7 +88,7 @@ func Dial(ctx context.Context, address string, opt DialOptions) (*Client, error)
 		return sock, nil
 	}
 	transport := &http.Transport{DialContext: open, DialTLSContext: open}
-	ws, resp, err := websocket.Dial(ctx, target, &websocket.DialOptions{
+	conn, resp, err := websocket.Dial(ctx, target, &websocket.DialOptions{
 		HTTPClient: &http.Client{Transport: transport}, HTTPHeader: opt.Header, CompressionMode: websocket.CompressionDisabled,
 	})
 	if err != nil {
@@ -98,8 +99,8 @@ func Dial(ctx context.Context, address string, opt DialOptions) (*Client, error)
 		return nil, fmt.Errorf("open session: %w", err)
 	}
 	limits := opt.Limits.withDefaults()
-	ws.SetReadLimit(int64(limits.MaxMessage))
-	out := rpc.NewOutbox(wireOf(sock.Conn), 0, 0)
+	conn.SetReadLimit(int64(limits.MaxMessage))
+	out := rpc.NewOutbox(ws.WireOf(sock.Conn), 0, 0)
 	sock.batch = new(rpc.Batch)
 	sock.mu.Lock()
 	sock.out = out
@@ -111,7 +112,7 @@ func Dial(ctx context.Context, address string, opt DialOptions) (*Client, error)
 	c := &Client{s: s, sock: sock, done: make(chan struct{})}
 	go func() { // the reader; ends with the connection
 		defer close(c.done)
-		c.err = sock.run(ws, s, 0)
+		c.err = sock.run(conn, s, 0)
 	}()
 	return c, nil
 }

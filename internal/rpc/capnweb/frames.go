@@ -3,16 +3,9 @@ package capnweb
 import (
 	"encoding/binary"
 	"errors"
-	"math/rand/v2"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
-)
-
-// WebSocket opcodes.
-const (
-	opContinue = 0
-	opText     = 1
-	opClose    = 8 // from here on: control frames
+	"github.com/hubd-dev/hubd/internal/rpc/ws"
 )
 
 const (
@@ -58,7 +51,7 @@ func (f *frames) Read(p []byte) (int, error) {
 		}
 		if !h.everyday() || f.parts || h.size+h.length > readBuffer {
 			f.left = int64(h.size + h.length)
-			if h.op < opClose {
+			if h.op < ws.OpClose {
 				f.parts = !h.fin
 			}
 			continue
@@ -69,7 +62,7 @@ func (f *frames) Read(p []byte) (int, error) {
 			}
 		}
 		payload := f.buf[f.from+h.size : f.from+h.size+h.length]
-		unmask(payload, [4]byte(f.buf[f.from+h.size-4:]))
+		ws.Mask(payload, [4]byte(f.buf[f.from+h.size-4:]))
 		f.from += h.size + h.length
 		f.text(payload)
 	}
@@ -118,10 +111,10 @@ func (f *frames) account(h header) error {
 	if h.length < 0 || int64(h.length) > f.limit {
 		return ErrTooBig
 	}
-	if h.op >= opClose { // control frames stand between those of a message
+	if h.op >= ws.OpClose { // control frames stand between those of a message
 		return nil
 	}
-	if h.op != opContinue {
+	if h.op != ws.OpContinue {
 		f.total = 0
 	}
 	if f.total += int64(h.length); f.total > f.limit {
@@ -140,7 +133,7 @@ type header struct {
 	masked bool
 }
 
-func (h header) everyday() bool { return h.op == opText && h.fin && h.plain && h.masked }
+func (h header) everyday() bool { return h.op == ws.OpText && h.fin && h.plain && h.masked }
 
 func parseHeader(b []byte) (h header) {
 	if len(b) < 2 {
@@ -168,46 +161,4 @@ func parseHeader(b []byte) (h header) {
 		h.length = int(int64(binary.BigEndian.Uint64(b[2:])))
 	}
 	return h
-}
-
-// unmask takes the client's mask off, eight bytes at a time.
-func unmask(p []byte, key [4]byte) {
-	k := uint64(binary.LittleEndian.Uint32(key[:]))
-	k |= k << 32
-	for len(p) >= 8 {
-		binary.LittleEndian.PutUint64(p, binary.LittleEndian.Uint64(p)^k)
-		p = p[8:]
-	}
-	for i := range p {
-		p[i] ^= key[i&3]
-	}
-}
-
-// appendFrame appends one unfragmented frame.
-func appendFrame(dst []byte, op byte, payload []byte, mask bool) []byte {
-	var bit byte
-	if mask {
-		bit = 0x80
-	}
-	dst = append(dst, 0x80|op)
-	switch n := len(payload); {
-	case n < 126:
-		dst = append(dst, bit|byte(n))
-	case n < 1<<16:
-		dst = append(dst, bit|126)
-		dst = binary.BigEndian.AppendUint16(dst, uint16(n))
-	default:
-		dst = append(dst, bit|127)
-		dst = binary.BigEndian.AppendUint64(dst, uint64(n))
-	}
-	if !mask {
-		return append(dst, payload...)
-	}
-	var key [4]byte
-	binary.LittleEndian.PutUint32(key[:], rand.Uint32()) // hides nothing: it keeps proxies from taking payload for protocol
-	dst = append(dst, key[:]...)
-	from := len(dst)
-	dst = append(dst, payload...)
-	unmask(dst[from:], key)
-	return dst
 }

@@ -6,11 +6,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/hubd-dev/hubd/internal/rpc/ws"
 )
 
 // rawFrame returns a masked frame.
 func rawFrame(op byte, fin bool, payload string) []byte {
-	b := appendFrame(nil, op, []byte(payload), true)
+	b := ws.AppendFrame(nil, op, []byte(payload), true)
 	if !fin {
 		b[0] &^= 0x80
 	}
@@ -37,8 +39,8 @@ func TestFrames(t *testing.T) {
 	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 	long := strings.Repeat("x", readBuffer)
 	fits := strings.Repeat("y", readBuffer-8)
-	unmasked := appendFrame(nil, opText, []byte("u"), false)
-	reserved := rawFrame(opText, true, "r")
+	unmasked := ws.AppendFrame(nil, ws.OpText, []byte("u"), false)
+	reserved := rawFrame(ws.OpText, true, "r")
 	reserved[0] |= 0x40
 	for _, c := range []struct {
 		name  string
@@ -82,7 +84,7 @@ func frameTexts(b []byte) (list []string) {
 		}
 		payload := bytes.Clone(b[h.size : h.size+h.length])
 		if h.masked {
-			unmask(payload, [4]byte(b[h.size-4:]))
+			ws.Mask(payload, [4]byte(b[h.size-4:]))
 		}
 		list = append(list, string(b[:1])+string(payload))
 		b = b[h.size+h.length:]

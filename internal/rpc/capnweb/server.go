@@ -132,7 +132,7 @@ func (sv *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // session serves a WebSocket.
 func (sv *Server) session(w http.ResponseWriter, r *http.Request, a Admission) {
 	h := &hijacker{ResponseWriter: w, limit: sv.conf.Limits.MaxMessage}
-	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
+	conn, err := websocket.Accept(h, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // the hub has checked the origin by its own rules
 		CompressionMode:    websocket.CompressionDisabled,
 	})
@@ -141,7 +141,7 @@ func (sv *Server) session(w http.ResponseWriter, r *http.Request, a Admission) {
 	}
 	sock := h.sock
 	sock.ping = sv.conf.Ping
-	ws.SetReadLimit(int64(sv.conf.Limits.MaxMessage))
+	conn.SetReadLimit(int64(sv.conf.Limits.MaxMessage))
 	sock.batch = new(rpc.Batch)
 	out := rpc.NewOutbox(h.wire, sv.conf.SoftOutbox, sv.conf.HardOutbox)
 	sock.mu.Lock()
@@ -167,7 +167,7 @@ func (sv *Server) session(w http.ResponseWriter, r *http.Request, a Admission) {
 	if o := sv.conf.Observer; o != nil {
 		o.SessionOpened(s)
 	}
-	err = sock.run(ws, s, sv.conf.Drain)
+	err = sock.run(conn, s, sv.conf.Drain)
 	if e := s.fault(); e != nil {
 		err = e
 	}

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
@@ -454,7 +453,7 @@ func (s *Session) exportLocked(r *rpc.Ref) int64 {
 // Abort ends the session because of the peer's or our own fault: it is told
 // name and message, and everything of the session is given back.
 func (s *Session) Abort(name, message string) {
-	message = cut(message, 1024)
+	message = rpc.CutText(message, 1024)
 	s.mu.Lock()
 	if s.ended != nil {
 		s.mu.Unlock()
@@ -466,7 +465,7 @@ func (s *Session) Abort(name, message string) {
 	e.out = append(e.out, ']')
 	s.mu.Unlock()
 	s.End(&rpc.Error{Code: rpc.CodeUnavailable, Message: "the session was aborted: " + message})
-	s.wire.abort(e.out, cut(message, 123))
+	s.wire.abort(e.out, rpc.CutText(message, 123))
 }
 
 // fault returns why this side aborted the session, nil when it did not.
@@ -494,20 +493,9 @@ func (s *Session) aborted(e *evaluator) error {
 		}
 		p.unref()
 	}
-	s.End(&rpc.Error{Code: rpc.CodeUnavailable, Message: "the other side aborted the session: " + cut(reason, 512)})
-	s.wire.abort(nil, cut(reason, 123))
+	s.End(&rpc.Error{Code: rpc.CodeUnavailable, Message: "the other side aborted the session: " + rpc.CutText(reason, 512)})
+	s.wire.abort(nil, rpc.CutText(reason, 123))
 	return errEnded
-}
-
-// cut shortens text to limit bytes at a character.
-func cut(text string, limit int) string {
-	if len(text) <= limit {
-		return text
-	}
-	for limit > 0 && !utf8.RuneStart(text[limit]) {
-		limit--
-	}
-	return text[:limit]
 }
 
 // End gives everything back that the session holds: imports are broken,

@@ -9,12 +9,12 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/coder/websocket"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/rpc/ws"
 )
 
 // Close codes, and what bounds a connection.
@@ -24,7 +24,6 @@ const (
 	closeGoing    = 1001
 	lingerTime    = 2 * time.Second // for the peer to take the last message
 	keepBuffer    = 1 << 20         // a larger read buffer is not kept
-	writeStall    = 10 * time.Second
 	pingInterval  = 30 * time.Second
 	maxCloseBytes = 123
 )
@@ -89,7 +88,7 @@ func (c *socket) fill(p []byte) (n int, err error) {
 func (c *socket) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	out, closed := c.out, c.closed
-	if len(p) > 0 && p[0]&0x0f == opClose {
+	if len(p) > 0 && p[0]&0x0f == ws.OpClose {
 		c.closed = true
 	}
 	c.mu.Unlock()
@@ -125,7 +124,7 @@ func (c *socket) send(b *rpc.Batch, msg []byte) error {
 	if closed {
 		return rpc.ErrOutboxClosed
 	}
-	return c.out.Append(b, func(dst []byte) []byte { return appendFrame(dst, opText, msg, c.mask) })
+	return c.out.Append(b, func(dst []byte) []byte { return ws.AppendFrame(dst, ws.OpText, msg, c.mask) })
 }
 
 func (c *socket) abort(msg []byte, reason string) {
@@ -146,50 +145,9 @@ func (c *socket) close(code uint16, reason string) {
 		return
 	}
 	body := binary.BigEndian.AppendUint16(nil, code)
-	body = append(body, cut(reason, maxCloseBytes)...)
+	body = append(body, rpc.CutText(reason, maxCloseBytes)...)
 	_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
-	_ = c.out.Append(nil, func(dst []byte) []byte { return appendFrame(dst, opClose, body, c.mask) })
-}
-
-// netWire is an rpc.Wire for connections that bring none of their own.
-type netWire struct {
-	net.Conn
-	raw syscall.RawConn // nil where a write cannot be tried
-}
-
-func wireOf(c net.Conn) rpc.Wire {
-	if w, ok := c.(rpc.Wire); ok {
-		return w
-	}
-	w := &netWire{Conn: c}
-	if sc, ok := c.(syscall.Conn); ok {
-		w.raw, _ = sc.SyscallConn()
-	}
-	return w
-}
-
-func (w *netWire) TryWrite(p []byte) (n int, err error) {
-	if w.raw == nil {
-		return 0, nil
-	}
-	werr := w.raw.Write(func(fd uintptr) bool {
-		n, err = syscall.Write(int(fd), p)
-		return true
-	})
-	if err == syscall.EAGAIN || err == syscall.EINTR {
-		n, err = 0, nil
-	}
-	if werr != nil {
-		err = werr
-	}
-	return max(n, 0), err
-}
-
-func (w *netWire) Write(p []byte) (int, error) {
-	if err := w.SetWriteDeadline(time.Now().Add(writeStall)); err != nil {
-		return 0, err
-	}
-	return w.Conn.Write(p)
+	_ = c.out.Append(nil, func(dst []byte) []byte { return ws.AppendFrame(dst, ws.OpClose, body, c.mask) })
 }
 
 // hijacker hands the connection of an upgraded request to the library through a socket.
@@ -212,15 +170,15 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	rest, _ := brw.Reader.Peek(brw.Reader.Buffered())
 	h.sock = &socket{Conn: nc, share: rpc.ShareOf(nc), rest: append([]byte(nil), rest...), low: newLowWater(nc)}
 	h.sock.frames = &frames{limit: int64(h.limit), share: h.sock.share, fill: h.sock.fill, text: h.sock.text}
-	h.wire = wireOf(nc)
+	h.wire = ws.WireOf(nc)
 	return h.sock, bufio.NewReadWriter(bufio.NewReaderSize(h.sock, 256), bufio.NewWriterSize(h.sock, 256)), nil
 }
 
 // run reads messages until the connection ends and gives everything back that
 // the session held. It returns nil after a regular end.
-func (c *socket) run(ws *websocket.Conn, s *Session, drain time.Duration) error {
-	stop := c.keepAlive(ws)
-	err := c.readAll(ws, s)
+func (c *socket) run(conn *websocket.Conn, s *Session, drain time.Duration) error {
+	stop := c.keepAlive(conn)
+	err := c.readAll(conn, s)
 	stop()
 	c.low.stop()
 	c.batch.Flush()
@@ -228,7 +186,7 @@ func (c *socket) run(ws *websocket.Conn, s *Session, drain time.Duration) error 
 	s.End(cause)
 	s.link.Close(cause, drain)
 	c.out.Close(lingerTime)
-	_ = ws.CloseNow()
+	_ = conn.CloseNow()
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || s.Ended() != cause {
 		return nil
 	}
@@ -243,10 +201,10 @@ func (c *socket) run(ws *websocket.Conn, s *Session, drain time.Duration) error 
 // session's reader.
 func (c *socket) text(msg []byte) { _ = c.session.Receive(c.batch, msg) }
 
-func (c *socket) readAll(ws *websocket.Conn, s *Session) error {
+func (c *socket) readAll(conn *websocket.Conn, s *Session) error {
 	var buf []byte
 	for {
-		kind, r, err := ws.Reader(context.Background())
+		kind, r, err := conn.Reader(context.Background())
 		if err != nil {
 			return err
 		}
@@ -266,14 +224,14 @@ func (c *socket) readAll(ws *websocket.Conn, s *Session) error {
 
 // keepAlive pings the peer and closes the connection when it does not answer.
 // There is a timer, not a goroutine, while nothing is due.
-func (c *socket) keepAlive(ws *websocket.Conn) (stop func()) {
+func (c *socket) keepAlive(conn *websocket.Conn) (stop func()) {
 	var mu sync.Mutex
 	stopped := false
 	ctx, cancel := context.WithCancel(context.Background())
 	var t *time.Timer
 	t = time.AfterFunc(c.ping, func() {
 		limit, done := context.WithTimeout(ctx, 2*c.ping)
-		err := ws.Ping(limit)
+		err := conn.Ping(limit)
 		done()
 		mu.Lock()
 		defer mu.Unlock()

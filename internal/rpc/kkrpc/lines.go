@@ -61,7 +61,7 @@ func (sv *Server) Serve(ctx context.Context, conn Conn) error {
 // session held. It returns nil after a regular end.
 func (c *stream) run(ctx context.Context, s *Session, gone func() bool, drain time.Duration) error {
 	stop := context.AfterFunc(ctx, func() { // the reader goes on until the wire is closed
-		s.link.Close(causeOf(ctx), 0) // which answers what the peer waits for
+		s.link.Close(rpc.CauseOf(ctx), 0) // which answers what the peer waits for
 		c.out.Close(drain)
 	})
 	defer stop()
@@ -72,7 +72,7 @@ func (c *stream) run(ctx context.Context, s *Session, gone func() bool, drain ti
 	}
 	cause := rpc.ErrPeerGone
 	if ctx.Err() != nil {
-		cause, err = causeOf(ctx), context.Cause(ctx)
+		cause, err = rpc.CauseOf(ctx), context.Cause(ctx)
 	} else if e := c.out.Err(); e != nil {
 		err = e
 	}
@@ -85,14 +85,6 @@ func (c *stream) run(ctx context.Context, s *Session, gone func() bool, drain ti
 		return nil
 	}
 	return err
-}
-
-// causeOf is why calls are cancelled when ctx has ended.
-func causeOf(ctx context.Context) *rpc.Error {
-	if e, ok := errors.AsType[*rpc.Error](context.Cause(ctx)); ok {
-		return e
-	}
-	return rpc.ErrShutdown
 }
 
 var errDestroyed = errors.New("the peer asked to close the connection")

@@ -58,7 +58,7 @@ func (c *conn) serve(ctx context.Context) error {
 		c.conn.OnLink(c.link)
 	}
 	stop := context.AfterFunc(ctx, func() { // the reader goes on until the wire is closed
-		c.link.Close(causeOf(ctx), c.s.cfg.Drain)
+		c.link.Close(rpc.CauseOf(ctx), c.s.cfg.Drain)
 		c.out.Close(c.s.cfg.Drain)
 	})
 	defer stop()
@@ -70,7 +70,7 @@ func (c *conn) serve(ctx context.Context) error {
 	}
 	cause := rpc.ErrPeerGone
 	if ctx.Err() != nil {
-		cause, err = causeOf(ctx), context.Cause(ctx)
+		cause, err = rpc.CauseOf(ctx), context.Cause(ctx)
 	} else if e := c.out.Err(); e != nil {
 		err = e
 	}
@@ -88,14 +88,6 @@ func (c *conn) serve(ctx context.Context) error {
 		return nil
 	}
 	return err
-}
-
-// causeOf is why calls are cancelled when ctx has ended.
-func causeOf(ctx context.Context) *rpc.Error {
-	if e, ok := errors.AsType[*rpc.Error](context.Cause(ctx)); ok {
-		return e
-	}
-	return rpc.ErrShutdown
 }
 
 // read handles messages until there are no more.

@@ -5,21 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/coder/websocket"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
-)
-
-// Opcodes of frames.
-const (
-	opText  = 1
-	opClose = 8
 )
 
 // Codes of close frames.
@@ -81,7 +73,7 @@ func (c *Conn) Send(b *rpc.Batch, msg []byte) error {
 	if closed {
 		return rpc.ErrOutboxClosed
 	}
-	return c.out.Append(b, func(dst []byte) []byte { return appendFrame(dst, opText, msg, c.mask) })
+	return c.out.Append(b, func(dst []byte) []byte { return AppendFrame(dst, OpText, msg, c.mask) })
 }
 
 // Hangup sends a close frame. The reader goes on for a moment: closing with
@@ -95,20 +87,9 @@ func (c *Conn) Hangup(code uint16, reason string) {
 		return
 	}
 	body := binary.BigEndian.AppendUint16(nil, code)
-	body = append(body, cut(reason, maxCloseBytes)...)
+	body = append(body, rpc.CutText(reason, maxCloseBytes)...)
 	_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
-	_ = c.out.Append(nil, func(dst []byte) []byte { return appendFrame(dst, opClose, body, c.mask) })
-}
-
-// cut shortens text to limit bytes at a character.
-func cut(text string, limit int) string {
-	if len(text) <= limit {
-		return text
-	}
-	for limit > 0 && !utf8.RuneStart(text[limit]) {
-		limit--
-	}
-	return text[:limit]
+	_ = c.out.Append(nil, func(dst []byte) []byte { return AppendFrame(dst, OpClose, body, c.mask) })
 }
 
 // End sends what is queued and closes the connection. It comes after the last Next.
@@ -149,7 +130,7 @@ func (c *Conn) Read(p []byte) (n int, err error) {
 func (c *Conn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	out, closed := c.out, c.closed
-	if len(p) > 0 && p[0]&0x0f == opClose {
+	if len(p) > 0 && p[0]&0x0f == OpClose {
 		c.closed = true
 	}
 	c.mu.Unlock()
@@ -179,34 +160,3 @@ func (c *Conn) Close() error {
 
 // Cut closes the connection at once.
 func (c *Conn) Cut() { _ = c.Conn.Close() }
-
-// appendFrame appends one unfragmented frame.
-func appendFrame(dst []byte, op byte, payload []byte, mask bool) []byte {
-	var bit byte
-	if mask {
-		bit = 0x80
-	}
-	dst = append(dst, 0x80|op)
-	switch n := len(payload); {
-	case n < 126:
-		dst = append(dst, bit|byte(n))
-	case n < 1<<16:
-		dst = append(dst, bit|126)
-		dst = binary.BigEndian.AppendUint16(dst, uint16(n))
-	default:
-		dst = append(dst, bit|127)
-		dst = binary.BigEndian.AppendUint64(dst, uint64(n))
-	}
-	if !mask {
-		return append(dst, payload...)
-	}
-	var key [4]byte
-	binary.LittleEndian.PutUint32(key[:], rand.Uint32()) // hides nothing: it keeps proxies from taking payload for protocol
-	dst = append(dst, key[:]...)
-	from := len(dst)
-	dst = append(dst, payload...)
-	for i := range payload {
-		dst[from+i] ^= key[i&3]
-	}
-	return dst
-}

@@ -64,7 +64,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	rest, _ := brw.Reader.Peek(brw.Reader.Buffered())
-	c := &Conn{Conn: nc, wire: wireOf(nc), share: rpc.ShareOf(nc), rest: append([]byte(nil), rest...), watch: frameWatch{limit: int64(h.limit)}}
+	c := &Conn{Conn: nc, wire: WireOf(nc), share: rpc.ShareOf(nc), rest: append([]byte(nil), rest...), watch: frameWatch{limit: int64(h.limit)}}
 	h.conn = c
 	return c, bufio.NewReadWriter(bufio.NewReaderSize(c, 4<<10), bufio.NewWriterSize(c, 256)), nil
 }
@@ -122,7 +122,7 @@ func Dial(ctx context.Context, address, endpoint string, opt DialOptions) (*Conn
 			}
 			nc = tls.Client(nc, conf)
 		}
-		c.Conn, c.wire = nc, wireOf(nc)
+		c.Conn, c.wire = nc, WireOf(nc)
 		return c, nil
 	}
 	transport := &http.Transport{DialContext: open, DialTLSContext: open}

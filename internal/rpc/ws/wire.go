@@ -19,7 +19,9 @@ type netWire struct {
 	raw syscall.RawConn // nil where a write cannot be tried
 }
 
-func wireOf(c net.Conn) rpc.Wire {
+// WireOf returns c as an rpc.Wire: its own, or one that tries writes and gives
+// up on a peer that takes nothing.
+func WireOf(c net.Conn) rpc.Wire {
 	if w, ok := c.(rpc.Wire); ok {
 		return w
 	}

@@ -88,7 +88,7 @@ func TestAnnouncedLengthIsRefused(t *testing.T) {
 			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"+head)
 		all, _ := io.ReadAll(nc)
 		_, frames, _ := bytes.Cut(all, []byte("\r\n\r\n"))
-		if len(frames) < 4 || frames[0] != 0x80|opClose || binary.BigEndian.Uint16(frames[2:]) != CloseTooBig {
+		if len(frames) < 4 || frames[0] != 0x80|OpClose || binary.BigEndian.Uint16(frames[2:]) != CloseTooBig {
 			t.Errorf("got %q, want a close frame with 1009", frames)
 		}
 		if err := <-ended; !errors.Is(err, ErrTooBig) {
