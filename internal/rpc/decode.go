@@ -28,7 +28,7 @@ func (d *decoder) value() any {
 	case '{':
 		m := &Map{}
 		for d.next('}') {
-			end := stringEnd(d.b, d.i)
+			end := StringEnd(d.b, d.i)
 			key := Unquote(d.b[d.i:end])
 			d.i = SkipSpace(d.b, end) + 1 // the colon
 			m.Items = append(m.Items, Item{key, d.value()})
@@ -41,7 +41,7 @@ func (d *decoder) value() any {
 		}
 		return list
 	case '"':
-		end := stringEnd(d.b, d.i)
+		end := StringEnd(d.b, d.i)
 		text := d.b[d.i:end]
 		d.i = end
 		s, lone := unquote(text)
@@ -199,13 +199,13 @@ func scalarEnd(b []byte, i int) int {
 func valueEnd(b []byte, i int) int {
 	switch b[i] {
 	case '"':
-		return stringEnd(b, i)
+		return StringEnd(b, i)
 	case '{', '[':
 		depth := 0
 		for i < len(b) {
 			switch b[i] {
 			case '"':
-				i = stringEnd(b, i)
+				i = StringEnd(b, i)
 				continue
 			case '{', '[':
 				depth++
@@ -311,7 +311,7 @@ func objectItems(b []byte, i *int) iter.Seq2[[]byte, Value] {
 			if b[p] == ',' {
 				p = SkipSpace(b, p+1)
 			}
-			end := stringEnd(b, p)
+			end := StringEnd(b, p)
 			key := b[p:end]
 			p = SkipSpace(b, SkipSpace(b, end)+1) // the colon
 			end = valueEnd(b, p)

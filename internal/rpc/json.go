@@ -55,7 +55,7 @@ func appendRaw(dst, text []byte, t Traits, f Form) []byte {
 		c := text[i]
 		switch {
 		case c == '"':
-			end := stringEnd(text, i)
+			end := StringEnd(text, i)
 			if f.ASCII {
 				dst = appendASCII(dst, text[i:end])
 			} else {
@@ -78,8 +78,8 @@ func appendRaw(dst, text []byte, t Traits, f Form) []byte {
 	return dst
 }
 
-// stringEnd returns the offset behind the string that starts at i, in checked text.
-func stringEnd(b []byte, i int) int {
+// StringEnd returns the offset behind the string that starts at i, in checked text.
+func StringEnd(b []byte, i int) int {
 	for i++; i < len(b); {
 		n := bytes.IndexByte(b[i:], '"')
 		if n < 0 {

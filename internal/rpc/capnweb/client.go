@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 
@@ -48,39 +47,13 @@ type Client struct {
 // (unix:///run/hub.sock:/capnweb; without one it is /capnweb). ctx bounds the
 // handshake only; Close ends the session.
 func Dial(ctx context.Context, address string, opt DialOptions) (*Client, error) {
-	target, dial := address, opt.Dial
-	if path, ok := strings.CutPrefix(address, "unix://"); ok {
-		file, endpoint, ok := strings.Cut(path, ":")
-		if !ok {
-			endpoint = "/capnweb"
-		}
-		target = "ws://localhost" + endpoint
-		if dial == nil {
-			dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, "unix", file)
-			}
-		}
-	}
-	u, err := url.Parse(target)
-	if err != nil || u.Scheme != "ws" && u.Scheme != "wss" {
-		return nil, fmt.Errorf("address %q is neither ws, wss nor unix", rpc.CleanText(address, 200))
-	}
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
+	target, dial, err := ws.Locate(address, "/capnweb", opt.Dial, opt.TLS)
+	if err != nil {
+		return nil, err
 	}
 	sock := &socket{mask: true, ping: pingInterval}
 	open := func(ctx context.Context, network, addr string) (net.Conn, error) {
 		nc, err := dial(ctx, network, addr)
-		if err == nil && u.Scheme == "wss" {
-			conf := opt.TLS.Clone()
-			if conf == nil {
-				conf = new(tls.Config)
-			}
-			if conf.ServerName == "" {
-				conf.ServerName = u.Hostname()
-			}
-			nc = tls.Client(nc, conf)
-		}
 		if err != nil {
 			return nil, err
 		}

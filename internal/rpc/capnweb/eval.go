@@ -77,7 +77,7 @@ func (e *evaluator) literal() (text []byte, ok bool) {
 	if e.space() != '"' {
 		return nil, false
 	}
-	end := quoteEnd(e.b, e.i)
+	end := rpc.StringEnd(e.b, e.i)
 	text = e.b[e.i:end]
 	e.i = end
 	return text, true

@@ -1,7 +1,6 @@
 package capnweb
 
 import (
-	"bytes"
 	"encoding/base64"
 	"math"
 	"strconv"
@@ -23,7 +22,7 @@ func appendDoubled(dst, text []byte) []byte {
 	for i := 0; i < len(text); {
 		switch c := text[i]; c {
 		case '"':
-			end := quoteEnd(text, i)
+			end := rpc.StringEnd(text, i)
 			dst = append(dst, text[i:end]...)
 			i = end
 			continue
@@ -46,7 +45,7 @@ func appendUndoubled(dst, text []byte) (out []byte, ok bool) {
 	for i := 0; i < len(text); {
 		switch c := text[i]; c {
 		case '"':
-			end := quoteEnd(text, i)
+			end := rpc.StringEnd(text, i)
 			dst = append(dst, text[i:end]...)
 			i = end
 			continue
@@ -67,26 +66,6 @@ func appendUndoubled(dst, text []byte) (out []byte, ok bool) {
 		i++
 	}
 	return dst, true
-}
-
-// quoteEnd returns the offset behind the string that starts at i, in checked text.
-func quoteEnd(b []byte, i int) int {
-	for i++; i < len(b); {
-		n := bytes.IndexByte(b[i:], '"')
-		if n < 0 {
-			return len(b)
-		}
-		i += n
-		back := i - 1
-		for b[back] == '\\' {
-			back--
-		}
-		i++
-		if (i-1-back)%2 == 1 {
-			return i
-		}
-	}
-	return i
 }
 
 // passable makes a value of one expression's text without a tree, if its

@@ -230,7 +230,7 @@ func (p *textPacker) pack(dst []byte) ([]byte, error) {
 			continue
 		case '"':
 			from := p.i
-			p.i = stringEnd(p.b, from)
+			p.i = rpc.StringEnd(p.b, from)
 			if dst, err = packText(dst, p.b[from:p.i]); err != nil {
 				return dst, err
 			}
@@ -272,16 +272,6 @@ func isDelimiter(c byte) bool {
 		return true
 	}
 	return false
-}
-
-// stringEnd returns the offset behind the string literal at i.
-func stringEnd(b []byte, i int) int {
-	for i++; b[i] != '"'; i++ {
-		if b[i] == '\\' {
-			i++
-		}
-	}
-	return i + 1
 }
 
 // packText appends a JSON string literal.

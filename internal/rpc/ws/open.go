@@ -75,33 +75,20 @@ type DialOptions struct {
 	Header http.Header
 	TLS    *tls.Config
 	// Dial opens the connection; nil dials TCP or, for unix addresses, the socket.
-	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	Dial DialFunc
 }
+
+// DialFunc opens a connection, as net.Dialer's DialContext does.
+type DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // Dial opens a connection. address is ws://host/path, wss://host/path, or
 // unix:///path/to/socket with the path of the endpoint behind a colon
 // (unix:///run/hub.sock:/path); without one it is endpoint. ctx bounds the
 // handshake only.
 func Dial(ctx context.Context, address, endpoint string, opt DialOptions) (*Conn, error) {
-	target, dial := address, opt.Dial
-	if path, ok := strings.CutPrefix(address, "unix://"); ok {
-		file, at, ok := strings.Cut(path, ":")
-		if !ok {
-			at = endpoint
-		}
-		target = "ws://localhost" + at
-		if dial == nil {
-			dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, "unix", file)
-			}
-		}
-	}
-	u, err := url.Parse(target)
-	if err != nil || u.Scheme != "ws" && u.Scheme != "wss" {
-		return nil, fmt.Errorf("address %q is neither ws, wss nor unix", rpc.CleanText(address, 200))
-	}
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
+	target, dial, err := Locate(address, endpoint, opt.Dial, opt.TLS)
+	if err != nil {
+		return nil, err
 	}
 	c := &Conn{mask: true, watch: frameWatch{}}
 	open := func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -111,16 +98,6 @@ func Dial(ctx context.Context, address, endpoint string, opt DialOptions) (*Conn
 		nc, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err
-		}
-		if u.Scheme == "wss" {
-			conf := opt.TLS.Clone()
-			if conf == nil {
-				conf = new(tls.Config)
-			}
-			if conf.ServerName == "" {
-				conf.ServerName = u.Hostname()
-			}
-			nc = tls.Client(nc, conf)
 		}
 		c.Conn, c.wire = nc, WireOf(nc)
 		return c, nil
@@ -138,4 +115,45 @@ func Dial(ctx context.Context, address, endpoint string, opt DialOptions) (*Conn
 	}
 	c.opened(ws, opt.Options)
 	return c, nil
+}
+
+// Locate tells what to request for an address as of Dial, and how to open the
+// connection below it, TLS included. dial and conf may be nil.
+func Locate(address, endpoint string, dial DialFunc, conf *tls.Config) (target string, open DialFunc, err error) {
+	target = address
+	if path, ok := strings.CutPrefix(address, "unix://"); ok {
+		file, at, ok := strings.Cut(path, ":")
+		if !ok {
+			at = endpoint
+		}
+		target = "ws://localhost" + at
+		if dial == nil {
+			dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "unix", file)
+			}
+		}
+	}
+	u, err := url.Parse(target)
+	if err != nil || u.Scheme != "ws" && u.Scheme != "wss" {
+		return "", nil, fmt.Errorf("address %q is neither ws, wss nor unix", rpc.CleanText(address, 200))
+	}
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	if u.Scheme == "ws" {
+		return target, dial, nil
+	}
+	if conf = conf.Clone(); conf == nil {
+		conf = new(tls.Config)
+	}
+	if conf.ServerName == "" {
+		conf.ServerName = u.Hostname()
+	}
+	return target, func(ctx context.Context, network, addr string) (net.Conn, error) {
+		nc, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return tls.Client(nc, conf), nil
+	}, nil
 }

@@ -2,6 +2,8 @@ package ws
 
 import (
 	"bytes"
+	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -124,4 +126,37 @@ func FuzzFrameWatch(f *testing.F) {
 			t.Errorf("%x: at once %v, in pieces %v", p, want, got)
 		}
 	})
+}
+
+func TestLocate(t *testing.T) {
+	for _, c := range []struct{ address, target, dialled string }{
+		{"ws://h:1/p?q=1", "ws://h:1/p?q=1", "tcp a:1"},
+		{"wss://h/p", "wss://h/p", "tcp a:1"},
+		{"unix:///s.sock", "ws://localhost/end", "tcp a:1"},
+		{"unix:///s.sock:/other", "ws://localhost/other", "tcp a:1"},
+	} {
+		dialled := ""
+		target, open, err := Locate(c.address, "/end", func(_ context.Context, network, addr string) (net.Conn, error) {
+			dialled = network + " " + addr
+			near, far := net.Pipe()
+			t.Cleanup(func() { near.Close(); far.Close() })
+			return near, nil
+		}, nil)
+		if err != nil || target != c.target {
+			t.Errorf("%s: %q, %v; want %q", c.address, target, err, c.target)
+			continue
+		}
+		nc, err := open(t.Context(), "tcp", "a:1")
+		if err != nil || dialled != c.dialled {
+			t.Errorf("%s: dialled %q, %v", c.address, dialled, err)
+		}
+		if _, secure := nc.(*tls.Conn); secure != strings.HasPrefix(c.address, "wss") {
+			t.Errorf("%s: is TLS: %t", c.address, secure)
+		}
+	}
+	for _, bad := range []string{"http://h/", "h:1", "ws://%zz"} {
+		if _, _, err := Locate(bad, "/end", nil, nil); err == nil {
+			t.Errorf("%s is taken for an address", bad)
+		}
+	}
 }
