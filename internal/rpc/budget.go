@@ -30,6 +30,7 @@ type Budget struct {
 	used    int64
 	shares  map[*Share]struct{} // those that hold something
 	waiting []*Share
+	last    time.Time // when somebody last had to go
 }
 
 // Share is the part that one connection has of a Budget. A nil Share holds
@@ -40,6 +41,7 @@ type Share struct {
 
 	began atomic.Int64 // when the unfinished frame began, in ns since 1970; 0: there is none
 	size  atomic.Int64 // bytes of it that are there
+	waits atomic.Bool  // for room: that time is not the sender's
 
 	// Guarded by budget.mu:
 	held  int64
@@ -90,7 +92,7 @@ func (s *Share) Late(now time.Time) bool {
 		return false
 	}
 	began := s.began.Load()
-	if began == 0 {
+	if began == 0 || s.waits.Load() {
 		return false
 	}
 	age := now.Sub(time.Unix(0, began))
@@ -129,6 +131,14 @@ func (s *Share) Hold(bytes int) bool {
 	patience := or(b.Patience, DefaultPartialFrame)
 	b.mu.Unlock()
 
+	waits := time.Now()
+	s.waits.Store(true)
+	defer func() {
+		if began := s.began.Load(); began != 0 {
+			s.began.Store(began + int64(time.Since(waits)))
+		}
+		s.waits.Store(false)
+	}()
 	t := time.NewTimer(patience)
 	defer t.Stop()
 	for {
@@ -140,7 +150,7 @@ func (s *Share) Hold(bytes int) bool {
 			return ok
 		case <-t.C:
 			b.dismissLargest()
-			t.Reset(patience)
+			t.Reset(patience / 10)
 		}
 	}
 }
@@ -215,9 +225,16 @@ func (b *Budget) grant() {
 	})
 }
 
-// dismissLargest ends the connection that holds most.
+// dismissLargest ends the connection that holds most. Those that wait lose their
+// patience at about the same time: the next has to go only if what the last one
+// gave back was not enough.
 func (b *Budget) dismissLargest() {
+	now := time.Now()
 	b.mu.Lock()
+	if now.Sub(b.last) < or(b.Patience, DefaultPartialFrame)/10 {
+		b.mu.Unlock()
+		return
+	}
 	var largest *Share
 	for s := range b.shares {
 		if !s.gone && (largest == nil || s.held > largest.held) {
@@ -225,7 +242,7 @@ func (b *Budget) dismissLargest() {
 		}
 	}
 	if largest != nil {
-		largest.gone = true
+		largest.gone, b.last = true, now
 		b.grant() // it may be waiting itself
 	}
 	b.mu.Unlock()

@@ -134,3 +134,31 @@ func TestLateFrames(t *testing.T) {
 		}
 	})
 }
+
+// The time that a frame waits for room is not its sender's.
+func TestWaitingForRoomIsNotLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &Budget{Limit: 1 << 20, Patience: time.Minute}
+		large := b.NewShare(func() { t.Error("the larger one had to go") })
+		large.Hold(1 << 20)
+		s := b.NewShare(func() { t.Error("the smaller one had to go") })
+		s.Begin(32 << 10)
+		go func() {
+			time.Sleep(50 * time.Second)
+			if s.Late(time.Now().Add(30 * time.Second)) {
+				t.Error("late while it waits")
+			}
+			large.Hold(0)
+		}()
+		time.Sleep(20 * time.Second)
+		if !s.Hold(64 << 10) {
+			t.Error("refused")
+		}
+		if s.Late(time.Now().Add(30 * time.Second)) {
+			t.Error("late after 50 seconds, 30 of which it was made to wait")
+		}
+		if !s.Late(time.Now().Add(41 * time.Second)) {
+			t.Error("never late")
+		}
+	})
+}
