@@ -3,6 +3,7 @@ package capnweb
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -53,6 +54,9 @@ func Dial(ctx context.Context, address string, opt DialOptions) (*Client, error)
 	}
 	sock := &socket{mask: true, ping: pingInterval}
 	open := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if sock.Conn != nil {
+			return nil, errors.New("redirects are not followed")
+		}
 		nc, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err

@@ -350,3 +350,21 @@ func BenchmarkCall(b *testing.B) {
 		})
 	}
 }
+
+// A redirect would be a second connection beside the first.
+func TestDialFollowsNoRedirect(t *testing.T) {
+	asked := 0
+	sv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		w.Header().Set("Connection", "close")
+		http.Redirect(w, r, "/elsewhere", http.StatusFound)
+	}))
+	defer sv.Close()
+	if c, err := Dial(t.Context(), "ws"+strings.TrimPrefix(sv.URL, "http"), DialOptions{}); err == nil {
+		c.Close()
+		t.Error("there is a session")
+	}
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
+	}
+}
