@@ -30,18 +30,20 @@ func versionText() string {
 type app struct {
 	console
 	onLeave
-	args    []string // of the command line
-	signals atomic.Pointer[func(os.Signal)]
-	socket  string
-	context string // of --context
-	format  string // of --output; "" leaves it to the command
-	color   string
-	client  *client.Client // the open connection, if any
-	shared  bool           // client belongs to somebody else and is there
-	files   tlsFiles
+	args         []string // of the command line
+	signals      atomic.Pointer[func(os.Signal)]
+	socket       string
+	context      string // of --context
+	format       string // of --output; "" leaves it to the command
+	color        string
+	progressForm string         // of --progress
+	client       *client.Client // the open connection, if any
+	shared       bool           // client belongs to somebody else and is there
+	files        tlsFiles
 }
 
 func newRoot(a *app) *cobra.Command {
+	jsonDocs := false
 	root := &cobra.Command{
 		Use:   "hubctl",
 		Short: "Talk to a running hubd",
@@ -67,10 +69,13 @@ context says ("hubctl context"), else at the socket of this user's hub
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return cmd.Help()
+			switch {
+			case len(args) > 0:
+				return unknownCommand(cmd, args[0])
+			case jsonDocs:
+				return a.printer(a.formatOr(formatJSON)).printAny(documentCommand(cmd))
 			}
-			return unknownCommand(cmd, args[0])
+			return cmd.Help()
 		},
 		PersistentPreRunE: func(*cobra.Command, []string) error { return a.checkFlags() },
 	}
@@ -84,12 +89,16 @@ context says ("hubctl context"), else at the socket of this user's hub
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{err.Error(), fmt.Sprintf("see %q", cmd.CommandPath()+" --help")}
 	})
+	root.Flags().BoolVar(&jsonDocs, "json-docs", false, "print all commands with their flags as JSON")
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.socket, "socket", "", "the hub's `address`: a path, unix:///path, tcp://host:port or tls://host:port")
 	flags.StringVar(&a.context, "context", "", "the `name` of a context to use instead of the selected one")
 	a.files.add(flags)
 	flags.StringVarP(&a.format, "output", "o", "", "`format` of the result: table, json, jsonl, yaml or raw")
 	flags.StringVar(&a.color, "color", "auto", "`when` to use colour: auto, always or never")
+	flags.StringVar(&a.progressForm, "progress", progressAuto, "`form` of progress on stderr: auto (a bar on a terminal), json or none")
+	root.RegisterFlagCompletionFunc("progress",
+		cobra.FixedCompletions([]string{progressAuto, progressJSON, progressNone}, cobra.ShellCompDirectiveNoFileComp))
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	root.RegisterFlagCompletionFunc("color", cobra.FixedCompletions([]string{"auto", "always", "never"}, cobra.ShellCompDirectiveNoFileComp))
 	group(root, "Methods:", newCall(a), newMethods(a), newDescribe(a), newBridge(a))
@@ -173,6 +182,11 @@ func unknownCommand(root *cobra.Command, name string) error {
 func (a *app) checkFlags() error {
 	if a.format != "" && !isFormat(a.format) {
 		return usageError{fmt.Sprintf("unknown output format %q", a.format), "one of " + strings.Join(formats, ", ")}
+	}
+	switch a.progressForm {
+	case progressAuto, progressJSON, progressNone:
+	default:
+		return usageError{fmt.Sprintf("unknown value %q of --progress", a.progressForm), "one of auto, json, none"}
 	}
 	switch a.color {
 	case "auto", "always", "never":

@@ -97,6 +97,7 @@ func (a *app) backup(ctx context.Context, name string, force bool) error {
 // writeBackup writes the lines as they come, to what has that name, and returns the last one.
 func (a *app) writeBackup(ctx context.Context, c *client.Client, name string, w io.Writer) (mark backupMark, err error) {
 	var bar *progress
+	first := true
 	for item, err := range c.Stream(ctx, "state.snapshot", nil) {
 		if err != nil {
 			return mark, stateError(err)
@@ -117,7 +118,9 @@ func (a *app) writeBackup(ctx context.Context, c *client.Client, name string, w 
 		if _, err := w.Write(append(item, '\n')); err != nil {
 			return mark, err
 		}
-		if name != "-" || !a.outTTY { // the lines show it there
+		isKey := !first && mark.Type != "end"
+		first = false
+		if isKey && (name != "-" || !a.outTTY) { // the lines show it there
 			bar.add(1)
 		}
 	}
