@@ -110,6 +110,11 @@ func (j *journal) create() error {
 			return err
 		}
 		j.w, err = wal.Create(walLogger(j.log), j.f.logDir(), j.f.mark.metadata())
+		if err == nil && j.w == nil {
+			// wal.Create of v3.7.3 loses the error of this sync, and leaves behind what holds the lock of the next
+			// segment: another log in this process would wait for it for ever.
+			err = errors.New("the folder could not be synced after the log was made")
+		}
 		return err
 	})
 }

@@ -1,11 +1,13 @@
 package statesvc
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -145,7 +147,14 @@ func TestEachPutIsSynced(t *testing.T) {
 		dir := t.TempDir()
 		out := filepath.Join(dir, "trace")
 		args = append(append([]string{"-f", "-o", out}, args...), os.Args[0], "-test.run=^TestEachPutIsSynced$")
-		cmd := exec.Command(strace, args...)
+		ctx, stop := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer stop()
+		cmd := exec.CommandContext(ctx, strace, args...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the child as well
+		cmd.Cancel = func() error {
+			t.Errorf("%v: hangs", args)
+			return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		}
 		cmd.Env = append(os.Environ(), straceEnv+"="+filepath.Join(dir, "state"))
 		said, err := cmd.CombinedOutput()
 		text, _ := os.ReadFile(out)
@@ -187,8 +196,12 @@ func TestEachPutIsSynced(t *testing.T) {
 	inject("write,pwrite64:error=ENOSPC:when=40+")
 	for _, calls := range []string{"fdatasync", "fsync", "write,pwrite64", "renameat,renameat2", "ftruncate", "fallocate", "mkdirat"} {
 		for n := 1; n <= 10 && (thin == 1 || n <= 2); n++ {
+			before := refused
 			if inject(fmt.Sprintf("%s:error=EIO:when=%d", calls, n)) == 0 {
 				break // there is no n-th
+			}
+			if calls == "fsync" && n == 1 && refused == before {
+				t.Error("a store was made whose folder could not be synced")
 			}
 			if n%4 == 1 {
 				inject(fmt.Sprintf("%s:error=EIO:when=%d+", calls, n))
