@@ -102,7 +102,19 @@ func (r *functionReceiver) marks() bool                   { return false }
 func (r *functionReceiver) outbox() *rpc.Outbox           { return outboxOf(r.link) }
 func (r *functionReceiver) finish(*rpc.Batch, *rpc.Error) {}
 
+// send calls the function under a hold of its own: the watch may be stopped meanwhile, on another goroutine, and a peer
+// that was told of the release must not hear of the function again.
 func (r *functionReceiver) send(b *rpc.Batch, v rpc.Value) {
+	r.w.mu.Lock()
+	stopped := r.w.stopped
+	if !stopped {
+		r.fn.Retain() // the watch has one, which it gives back only after it is marked as stopped
+	}
+	r.w.mu.Unlock()
+	if stopped {
+		return
+	}
+	defer r.fn.Release()
 	r.fn.Target.Start(b, &rpc.Call{Args: rpc.ListArgs(v), Peer: r.peer, Protocol: r.protocol, Unary: true, Reply: eventReply{r.w}})
 }
 

@@ -289,6 +289,50 @@ func TestWatchWithFunction(t *testing.T) {
 	}
 }
 
+// A function is held while it is called, also when the watch ends meanwhile, and not called afterwards: its owner forgets
+// it at the release.
+func TestWatchHoldsFunctionDuringCall(t *testing.T) {
+	s := newService(t, Options{}, ServiceOptions{})
+	c := newCaller(t, s)
+	called, released := make(chan bool, 10), make(chan struct{})
+	f := newFunction()
+	var watch *rpc.Ref
+	target := rpc.TargetFunc(func(b *rpc.Batch, c *rpc.Call) {
+		watch.Release()
+		select {
+		case <-released:
+			called <- false
+		default:
+			called <- true
+		}
+		c.Finish(b, rpc.Value{}, nil)
+	})
+	f.ref = rpc.NewRef(target, func() { close(released) })
+	watch, err := c.watchFunction("k", f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.must("state.txn", `{"then":[{"op":"put","key":"k","value":1},{"op":"put","key":"other","value":2}]}`)
+	if !<-called {
+		t.Error("the function was released before its call was on its way")
+	}
+	<-released
+
+	g := newFunction()
+	w, fault := s.newWatch(WatchOptions{Key: "k"}, true)
+	if fault != nil {
+		t.Fatal(fault)
+	}
+	w.hold(g.ref, nil)
+	g.ref.Release()
+	w.stop()
+	c.released(g)
+	(&functionReceiver{w: w, fn: g.ref}).send(nil, rpc.Int(1)) // a turn that was under way
+	if len(g.calls) > 0 {
+		t.Error("the function was called after its release")
+	}
+}
+
 // A function that does not answer is called no more than the window allows.
 func TestWatchWithSlowFunction(t *testing.T) {
 	s := newService(t, Options{}, ServiceOptions{})

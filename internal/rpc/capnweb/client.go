@@ -214,15 +214,24 @@ func (st *Stub) push(path []rpc.PathPart, get bool, args *rpc.Args) *Stub {
 	if st.fail != nil {
 		return st
 	}
-	s, id := st.s, st.id
-	if st.res != nil {
-		s.mu.Lock()
-		there := s.imports[st.id] == st.res.x
-		s.mu.Unlock()
-		if !there { // answered: the id is gone, the value is here
-			return st.local(path, get, args)
+	if st.res == nil {
+		return st.s.stubOf(st.id, nil, path, get, args)
+	}
+	st.s.mu.Lock()
+	there := st.s.imports[st.id] == st.res.x
+	st.s.mu.Unlock()
+	if there {
+		// The answer may come at this moment, and its release go out first.
+		if next := st.s.stubOf(st.id, st.res.x, path, get, args); next.fail != errReleased {
+			return next
 		}
 	}
+	return st.local(path, get, args) // answered: the id is gone, the value is here
+}
+
+// stubOf sends a call of an export of the peer, or the read of its property; of
+// is what the id stands for.
+func (s *Session) stubOf(id int64, of *imported, path []rpc.PathPart, get bool, args *rpc.Args) *Stub {
 	res := &result{done: make(chan struct{}), x: &imported{mentions: 1}}
 	res.x.answer = func(_ *rpc.Batch, p *promise, rejected bool) {
 		res.pl, res.fail = p.take(rejected)
@@ -232,7 +241,7 @@ func (st *Stub) push(path []rpc.PathPart, get bool, args *rpc.Args) *Stub {
 		res.fail = gone(cause)
 		close(res.done)
 	}
-	n, err := s.call(nil, id, path, get, args, res.x, false)
+	n, err := s.call(nil, id, of, path, get, args, res.x, false)
 	if err != nil {
 		return &Stub{s: s, fail: err}
 	}
@@ -248,8 +257,9 @@ func (st *Stub) local(path []rpc.PathPart, get bool, args *rpc.Args) *Stub {
 	v := st.res.pl.v
 	for i := 0; ; i++ {
 		if r, ok := v.AsRef(); ok {
-			if id, ok := r.ID.(importID); ok && r.Owner == any(st.s) && !(get && i == len(path)) {
-				return (&Stub{s: st.s, id: int64(id)}).push(path[i:], get, args)
+			if _, ok := r.ID.(importID); ok && r.Owner == any(st.s) && !(get && i == len(path)) {
+				t := r.Target.(*importTarget)
+				return st.s.stubOf(t.id, t.of, path[i:], get, args)
 			}
 		}
 		if i == len(path) {

@@ -348,13 +348,14 @@ func holdsLink(x any) bool {
 }
 
 // ref writes a reference: one of the peer's own goes back as such, any other
-// becomes an export with a new id.
+// becomes an export with a new id, and so does one that was given back: calls
+// of it come here and fail.
 //
 // In an answer the peer's own becomes an export, too: the JavaScript library
 // (0.12.0) makes an import form into something that fails when it is awaited,
 // and an answer is awaited. The suite under tests/interop/capnweb shows it.
 func (e *encoder) ref(r *rpc.Ref) {
-	if id, ok := r.ID.(importID); ok && r.Owner == any(e.s) && !e.reply {
+	if id, ok := r.ID.(importID); ok && r.Owner == any(e.s) && !e.reply && !e.s.givenBackLocked(r) {
 		e.text(`["import",`)
 		e.out = append(strconv.AppendInt(e.out, int64(id), 10), ']')
 		return

@@ -47,7 +47,7 @@ func (s *Session) importRef(id int64, writable bool) (*rpc.Ref, error) {
 	}
 	x.mentions++
 	x.local++
-	r := rpc.NewRef(&importTarget{s, id}, func() { s.releaseImport(id, x) })
+	r := rpc.NewRef(&importTarget{s, id, x}, func() { s.releaseImport(id, x) })
 	r.Owner = s
 	r.ID = importID(id)
 	if writable {
@@ -150,6 +150,18 @@ func (p *promise) take(rejected bool) (payload, *rpc.Error) {
 type importTarget struct {
 	s  *Session
 	id int64
+	of *imported // what id meant; nil for the main object
+}
+
+// errReleased is the error of a call on what was given back, which the peer no
+// longer knows: to name it would end the session.
+var errReleased = &rpc.Error{Code: rpc.CodeUnavailable, Message: "the reference was released", Ran: rpc.RanNo}
+
+// givenBackLocked reports whether r, a reference to an export of the peer, was
+// released. A method may still have it in hand when its call was cancelled.
+func (s *Session) givenBackLocked(r *rpc.Ref) bool {
+	t, ok := r.Target.(*importTarget)
+	return ok && t.of != nil && s.imports[t.id] != t.of
 }
 
 // Start sends the call. It is answered by the peer, by its deadline, or by the
@@ -172,7 +184,7 @@ func (t *importTarget) Start(b *rpc.Batch, c *rpc.Call) {
 		}
 	}
 	x.broken = func(cause *rpc.Error) { c.Finish(nil, rpc.Value{}, gone(cause)) }
-	id, err := s.call(b, t.id, c.Path, c.Get, &c.Args, x, true)
+	id, err := s.call(b, t.id, t.of, c.Path, c.Get, &c.Args, x, true)
 	if err != nil {
 		c.Finish(b, rpc.Value{}, err)
 		return
@@ -185,14 +197,20 @@ func gone(cause *rpc.Error) *rpc.Error {
 	return &rpc.Error{Code: rpc.CodeUnavailable, Message: errGone.Message, Ran: rpc.RanUnknown}
 }
 
-// call queues a push, and a pull where the answer is wanted at once.
-func (s *Session) call(b *rpc.Batch, target int64, path []rpc.PathPart, get bool, args *rpc.Args, x *imported, pull bool) (int64, *rpc.Error) {
+// call queues a push, and a pull where the answer is wanted at once. of is what
+// the target stands for, nil for the main object. That it is still there is
+// seen under the lock under which a release is queued, so that none comes before.
+func (s *Session) call(b *rpc.Batch, target int64, of *imported, path []rpc.PathPart, get bool, args *rpc.Args, x *imported, pull bool) (int64, *rpc.Error) {
 	b, flush := batched(b)
 	defer flush()
 	s.mu.Lock()
 	if s.ended != nil {
 		s.mu.Unlock()
 		return 0, errDisposed
+	}
+	if of != nil && s.imports[target] != of {
+		s.mu.Unlock()
+		return 0, errReleased
 	}
 	if len(s.exports)+len(s.imports) > s.limits.MaxEntries {
 		s.mu.Unlock()

@@ -110,7 +110,7 @@ func newSession(wire transport, link *rpc.Link, peer *rpc.Peer, main rpc.Target,
 	s.main.settled = true
 	s.main.done.Store(true)
 	s.exports[0] = &export{p: s.main, count: 1}
-	s.client = &importTarget{s, 0}
+	s.client = &importTarget{s: s}
 	return s
 }
 

@@ -1,6 +1,7 @@
 package capnweb
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 	"strings"
@@ -203,6 +204,51 @@ func TestArgumentsAreReleasedWithTheirCall(t *testing.T) {
 	say(t, s, `["push",["pipeline",0,["demo","authenticate"],[["export",-2],["export",-2]]]]`)
 	if got = tp.waitFor(3); got[2] != `["release",-2,2]` {
 		t.Errorf("sent %q", got)
+	}
+}
+
+// TestReleasedReferenceIsNotMentioned has the hub use references that it has
+// given back: a peer that hears of one again ends the session.
+func TestReleasedReferenceIsNotMentioned(t *testing.T) {
+	s, tp, _ := testSession(t)
+	use := func(target rpc.Target, args ...rpc.Value) string {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // nobody answers what should not have been sent
+		defer cancel()
+		_, err := rpc.Do(ctx, target, &rpc.Call{Args: rpc.ListArgs(args...)})
+		return fmt.Sprint(err)
+	}
+	gone, err := s.importRef(-1, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Release()
+	wantSent(t, tp, `["release",-1,1]`)
+	if got := use(gone.Target); got != errReleased.Error() {
+		t.Errorf("a call of it: %s", got)
+	}
+	again, err := s.importRef(-1, false) // a mention that crossed the release
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := use(gone.Target); got != errReleased.Error() {
+		t.Errorf("a call of it when the peer has mentioned its id again: %s", got)
+	}
+	again.Release()
+	wantSent(t, tp, `["release",-1,1]`, `["release",-1,1]`)
+
+	// As an argument it becomes an export, a call of which fails here.
+	answered := make(chan string)
+	go func() { answered <- use(s.client, rpc.TreeValue(gone)) }()
+	if got := tp.waitFor(4); got[2] != `["push",["pipeline",0,[],[["export",-1]]]]` {
+		t.Fatalf("sent %q", got)
+	}
+	say(t, s, `["push",["pipeline",-1,[],[]]]`, `["pull",1]`, `["resolve",1,null]`, `["release",-1,1]`)
+	if got := <-answered; got != "<nil>" {
+		t.Error(got)
+	}
+	got := tp.wait(func(sent []string) bool { return len(sent) >= 6 })
+	if sent := strings.Join(got[4:], " "); !strings.Contains(sent, `["reject",1,["error",`) || !strings.Contains(sent, "the reference was released") {
+		t.Errorf("sent %q", got[4:])
 	}
 }
 
