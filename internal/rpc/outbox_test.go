@@ -194,6 +194,7 @@ func TestOutboxLimits(t *testing.T) {
 		if woken != ErrOutboxFull || !room || o.Err() != ErrOutboxFull {
 			t.Errorf("waiters: %v, %v", woken, room)
 		}
+		synctest.Wait() // the writer closes it, too
 		if !w.closed {
 			t.Error("the connection goes on")
 		}
