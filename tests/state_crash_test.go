@@ -36,6 +36,36 @@ type acked struct {
 	revision   uint64
 }
 
+// crashFault is the first thing that a writer or a watcher found wrong. The
+// test ends with it instead of waiting for those who gave up.
+type crashFault struct{ first atomic.Pointer[error] }
+
+func (f *crashFault) set(format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	f.first.CompareAndSwap(nil, &err)
+	return err
+}
+
+func (f *crashFault) check(t *testing.T) {
+	t.Helper()
+	if err := f.first.Load(); err != nil {
+		t.Fatal(*err)
+	}
+}
+
+// reaches waits until count is want. A slow machine may take its time: only
+// what has not moved for as long as patience has failed.
+func (f *crashFault) reaches(t *testing.T, what string, want uint64, count func() uint64) {
+	t.Helper()
+	for now := count(); now < want; now = count() {
+		eventually(t, fmt.Sprintf("%s goes on from %d to %d", what, now, want), func() bool {
+			f.check(t)
+			return count() != now
+		})
+	}
+	f.check(t)
+}
+
 // crashWriter writes until it is told to stop, over one connection after another.
 type crashWriter struct {
 	id      int
@@ -46,7 +76,7 @@ type crashWriter struct {
 	highest uint64
 	sent    *atomic.Int64
 	newest  *atomic.Uint64 // highest revision that any writer was told
-	err     error
+	fault   *crashFault
 }
 
 func (w *crashWriter) run(stop <-chan struct{}) {
@@ -55,15 +85,20 @@ func (w *crashWriter) run(stop <-chan struct{}) {
 		if c == nil {
 			return
 		}
-		for w.err == nil {
+		for {
 			select {
 			case <-stop:
 				c.Close()
 				return
 			default:
 			}
-			if w.batch(c) != nil {
-				break // the hub was killed
+			killed, err := w.batch(c)
+			if err != nil {
+				c.Close()
+				return
+			}
+			if killed {
+				break
 			}
 			pause := time.Duration(w.random.IntN(3000)) * time.Microsecond
 			if w.sent.Load() > crashRoom {
@@ -72,15 +107,12 @@ func (w *crashWriter) run(stop <-chan struct{}) {
 			time.Sleep(pause) // it is one client of many: it does something else
 		}
 		c.Close()
-		if w.err != nil {
-			return
-		}
 	}
 }
 
-// batch sends a few writes without waiting, then reads the answers. Its error
-// is that of the connection.
-func (w *crashWriter) batch(c *tryWire) error {
+// batch sends a few writes without waiting, then reads the answers. killed says
+// that the connection broke; any other error is one that must not be.
+func (w *crashWriter) batch(c *tryWire) (killed bool, err error) {
 	k := 1 + w.random.IntN(8)
 	var text strings.Builder
 	writes := make([][]acked, k) // what each call writes
@@ -100,23 +132,21 @@ func (w *crashWriter) batch(c *tryWire) error {
 			`{"then":[{"op":"put","key":%q,"value":%s},{"op":"put","key":%q,"value":%s}]}`, own.key, value, shared.key, value)))
 	}
 	w.sent.Add(int64(k))
-	if err := c.write(text.String()); err != nil {
-		return err
+	if c.write(text.String()) != nil {
+		return true, nil
 	}
 	for range k {
 		f, err := c.next()
 		if err != nil {
-			return err
+			return true, nil
 		}
 		i, err := strconv.Atoi(f.id())
 		var r struct{ Revision uint64 }
 		if err != nil || i < 0 || i >= k || f.Error != nil || json.Unmarshal(f.Result, &r) != nil || r.Revision == 0 {
-			w.err = fmt.Errorf("writer %d: unexpected answer %s", w.id, f.line)
-			return w.err
+			return false, w.fault.set("writer %d: unexpected answer %s", w.id, f.line)
 		}
 		if r.Revision <= w.highest {
-			w.err = fmt.Errorf("writer %d: revision %d was answered after %d", w.id, r.Revision, w.highest)
-			return w.err
+			return false, w.fault.set("writer %d: revision %d was answered after %d", w.id, r.Revision, w.highest)
 		}
 		w.highest = r.Revision
 		for seen := w.newest.Load(); r.Revision > seen && !w.newest.CompareAndSwap(seen, r.Revision); {
@@ -127,7 +157,7 @@ func (w *crashWriter) batch(c *tryWire) error {
 			w.acks = append(w.acks, a)
 		}
 	}
-	return nil
+	return false, nil
 }
 
 // crashWatcher follows everything and resumes after each break.
@@ -140,76 +170,80 @@ type crashWatcher struct {
 
 	got     []change
 	breaks  int
-	err     error
-	through uint64
+	fault   *crashFault
+	through atomic.Uint64 // everything up to this revision was seen
 }
 
 func (w *crashWatcher) run(stop <-chan struct{}) {
-	for w.err == nil && !w.arrived() {
+	for !w.arrived() {
 		c := redial(w.socket, stop)
 		if c == nil {
-			w.err = fmt.Errorf("%s watcher: nobody listens any more", w.name)
+			return // the test has failed
+		}
+		killed, err := w.follow(c)
+		c.Close()
+		if err != nil {
 			return
 		}
-		w.follow(c)
-		c.Close()
+		if killed && len(w.got) > 0 {
+			w.breaks++
+		}
 	}
 }
 
 func (w *crashWatcher) arrived() bool {
 	target := w.target.Load()
-	return target > 0 && w.through >= target
+	return target > 0 && w.through.Load() >= target
 }
 
 // helping is how many items the slow watcher takes at a time.
 const helping = 200
 
-func (w *crashWatcher) follow(c *tryWire) {
+// follow watches over one connection. killed says that it broke, which is seen
+// in reading or in writing; any other error is one that must not be.
+func (w *crashWatcher) follow(c *tryWire) (killed bool, err error) {
 	// The changes of one revision belong together: the last revision is
 	// complete for sure only when something later came.
-	for len(w.got) > 0 && w.got[len(w.got)-1].Revision > w.through {
+	through := w.through.Load()
+	for len(w.got) > 0 && w.got[len(w.got)-1].Revision > through {
 		w.got = w.got[:len(w.got)-1]
 	}
-	text := request("w", "state.watch", fmt.Sprintf(`{"from_revision":%d}`, w.through), `"stream":true`)
+	text := request("w", "state.watch", fmt.Sprintf(`{"from_revision":%d}`, through), `"stream":true`)
 	credit := fmt.Sprintf(`{"action":"rpc_credit","request_id":"w","n":%d}`+"\n", helping)
 	if w.slow {
 		text += credit
 	}
 	if c.write(text) != nil {
-		return
+		return true, nil
 	}
 	for items := 1; ; items++ {
 		f, err := c.next()
 		if err != nil {
-			if len(w.got) > 0 {
-				w.breaks++
-			}
-			return
+			return true, nil
 		}
 		var e change
 		if f.Action != "rpc_chunk" || json.Unmarshal(f.Data, &e) != nil {
-			w.err = fmt.Errorf("%s watcher: unexpected frame %s", w.name, f.line)
-			return
+			return false, w.fault.set("%s watcher: unexpected frame %s", w.name, f.line)
 		}
 		if !e.isMark() {
-			if len(w.got) > 0 && e.Revision < w.got[len(w.got)-1].Revision || e.Revision <= w.through {
-				w.err = fmt.Errorf("%s watcher: %v came after revision %d", w.name, e, w.through)
-				return
+			if len(w.got) > 0 && e.Revision < w.got[len(w.got)-1].Revision || e.Revision <= through {
+				return false, w.fault.set("%s watcher: %v came after revision %d", w.name, e, through)
 			}
-			w.through = e.Revision - 1
+			through = e.Revision - 1
 			w.got = append(w.got, e)
 		} else {
-			w.through = max(w.through, e.Revision)
+			through = max(through, e.Revision)
 		}
+		w.through.Store(through)
 		if w.arrived() {
-			return
+			return false, nil
 		}
 		if w.slow && items%helping == 0 {
 			if w.target.Load() == 0 {
 				time.Sleep(time.Duration(w.random.IntN(30)) * time.Millisecond) // it has other things to do
 			}
 			if c.write(credit) != nil {
-				return
+				return true, nil
 			}
 		}
 	}
@@ -232,6 +266,7 @@ func TestStateSurvivesKills(t *testing.T) {
 
 	var sent atomic.Int64
 	var newest, target atomic.Uint64
+	var fault crashFault
 	stopWriters, stopWatchers := make(chan struct{}), make(chan struct{})
 	var writing, watching sync.WaitGroup
 	stopWriting := sync.OnceFunc(func() { close(stopWriters) })
@@ -239,23 +274,23 @@ func TestStateSurvivesKills(t *testing.T) {
 	defer stopWriting()
 	writers := make([]*crashWriter, crashWriters)
 	for i := range writers {
-		writers[i] = &crashWriter{id: i, socket: d.socket, random: rand.New(rand.NewPCG(seed, uint64(i+1))), sent: &sent, newest: &newest}
+		writers[i] = &crashWriter{id: i, socket: d.socket, random: rand.New(rand.NewPCG(seed, uint64(i+1))), sent: &sent, newest: &newest, fault: &fault}
 		writing.Go(func() { writers[i].run(stopWriters) })
 	}
 	watchers := []*crashWatcher{
-		{name: "fast", socket: d.socket, target: &target},
-		{name: "slow", socket: d.socket, target: &target, slow: true, random: rand.New(rand.NewPCG(seed, 100))},
+		{name: "fast", socket: d.socket, target: &target, fault: &fault},
+		{name: "slow", socket: d.socket, target: &target, fault: &fault, slow: true, random: rand.New(rand.NewPCG(seed, 100))},
 	}
 	for _, w := range watchers {
 		watching.Go(func() { w.run(stopWatchers) })
 	}
-	cli := startCLIWatch(t, d)
+	cli := startCLIWatch(t, d, &fault)
 	cli.until(1) // it comes back to a hub that it had reached once
 
 	for kill := range crashKills {
 		// The random moment, in changes rather than in time: a slow machine must not make the test show less.
 		more := newest.Load() + random.Uint64N(2*crashLeast/crashKills)
-		eventually(t, "writes are acknowledged between two kills", func() bool { return newest.Load() >= more })
+		fault.reaches(t, "the newest revision acknowledged between two kills", more, newest.Load)
 		before := newest.Load()
 		d.kill()
 		d = startHub(t, dir, state)
@@ -264,38 +299,25 @@ func TestStateSurvivesKills(t *testing.T) {
 		}
 	}
 	atLast := max(newest.Load()+100, crashLeast)
-	eventually(t, "writes are acknowledged after the last restart", func() bool { return newest.Load() > atLast })
+	fault.reaches(t, "the newest revision acknowledged after the last restart", atLast+1, newest.Load)
 	stopWriting()
 	writing.Wait()
-	for _, w := range writers {
-		if w.err != nil {
-			t.Fatal(w.err)
-		}
-	}
+	fault.check(t)
 	// A last change that everybody can wait for.
 	w := d.dial()
 	w.put("end", "true")
 	target.Store(w.put("end", "1"))
 	w.put("end", "2") // completes the one before for those that look for the next
-	done := make(chan struct{})
-	go func() {
-		watching.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-time.After(patience):
-		t.Fatalf("the watchers did not see revision %d within %v", target.Load(), patience)
+	until := target.Load()
+	for _, w := range watchers {
+		fault.reaches(t, w.name+" watcher: the revision seen", until, w.through.Load)
 	}
+	watching.Wait()
 	all := d.history()
 	checkHistory(t, all)
 	checkAcks(t, writers, all)
 	checkList(t, d, all)
-	until := target.Load()
 	for _, w := range watchers {
-		if w.err != nil {
-			t.Fatal(w.err)
-		}
 		sameChanges(t, w.name+" watcher", w.got, all, until)
 		if w.breaks < crashKills/4 {
 			t.Errorf("%s watcher: %d breaks of its connection, want more of %d kills", w.name, w.breaks, crashKills)
@@ -407,15 +429,16 @@ func sameChanges(t *testing.T, who string, got, want []change, until uint64) {
 
 // cliWatch is "hubctl state watch --from 0" in the background.
 type cliWatch struct {
-	t    *testing.T
-	mu   sync.Mutex
-	got  []change
-	talk *logBuffer
+	t     *testing.T
+	fault *crashFault
+	mu    sync.Mutex
+	got   []change
+	talk  *logBuffer
 }
 
-func startCLIWatch(t *testing.T, d *daemon) *cliWatch {
+func startCLIWatch(t *testing.T, d *daemon, fault *crashFault) *cliWatch {
 	t.Helper()
-	c := &cliWatch{t: t, talk: new(logBuffer)}
+	c := &cliWatch{t: t, fault: fault, talk: new(logBuffer)}
 	cmd := exec.Command(filepath.Join(binDir, "hubctl"), "state", "watch", "--from", "0")
 	cmd.Env = append(cleanEnv(d.dir), "HUBD_SOCKET="+d.socket)
 	cmd.Stderr = c.talk
@@ -460,14 +483,16 @@ func startCLIWatch(t *testing.T, d *daemon) *cliWatch {
 }
 
 // until waits for a revision and returns what came so far.
-func (c *cliWatch) until(revision uint64) []change {
+func (c *cliWatch) until(revision uint64) (got []change) {
 	c.t.Helper()
-	var got []change
-	eventually(c.t, fmt.Sprintf("hubctl state watch prints revision %d", revision), func() bool {
+	c.fault.reaches(c.t, "the revision that hubctl state watch prints", revision, func() uint64 {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		got = c.got
-		return len(got) > 0 && got[len(got)-1].Revision >= revision
+		if len(got) == 0 {
+			return 0
+		}
+		return got[len(got)-1].Revision
 	})
 	return got
 }
