@@ -213,26 +213,40 @@ func (p *prometheus) waitFor(expression string) sample {
 	return sample{}
 }
 
-// Prometheus finds what the hub did: over the address for metrics alone, and
-// through a listener with a token from a file.
+// metricsAddress is where /metrics alone is served, as the log has it.
+func (d *daemon) metricsAddress() string {
+	d.t.Helper()
+	m := regexp.MustCompile(`"metrics":"([^"]+)"`).FindStringSubmatch(d.stderr.String())
+	if m == nil {
+		d.t.Fatalf("the log does not name the address of the metrics:\n%s", d.stderr)
+	}
+	return m[1]
+}
+
+// scrapeToken makes a token as the example configuration wants it, and returns its file.
+func (d *daemon) scrapeToken() string {
+	d.t.Helper()
+	token, talk, code := d.run("", "hubctl", "token", "create", "prometheus", "--scopes", "read")
+	if code != 0 {
+		d.t.Fatalf("hubctl token create: %d %s", code, talk)
+	}
+	file := filepath.Join(d.dir, "token")
+	if err := os.WriteFile(file, []byte(strings.TrimSpace(token)+"\n"), 0o600); err != nil {
+		d.t.Fatal(err)
+	}
+	return file
+}
+
+// Prometheus finds what the hub did: over the address for metrics alone, open
+// and with TLS and a token, and through a listener with a token from a file.
 func TestPrometheusScrapes(t *testing.T) {
 	t.Parallel()
 	needPrometheus(t, "prometheus")
 	d := startDaemon(t, "--metrics", "127.0.0.1:0", "--listen", "tcp://127.0.0.1:0?auth=token")
 
-	// hubctl token create, as the example configuration wants it.
-	token, talk, code := d.run("", "hubctl", "token", "create", "prometheus", "--scopes", "read")
-	if code != 0 {
-		t.Fatalf("hubctl token create: %d %s", code, talk)
-	}
-	tokenFile := filepath.Join(d.dir, "token")
-	if err := os.WriteFile(tokenFile, []byte(strings.TrimSpace(token)+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	alone := regexp.MustCompile(`"metrics":"([^"]+)"`).FindStringSubmatch(d.stderr.String())
-	if alone == nil {
-		t.Fatalf("the log does not name the address of the metrics:\n%s", d.stderr)
-	}
+	cert, key := selfSigned(t)
+	exposed := startDaemon(t, "--metrics", "tls://127.0.0.1:0", "--tls-cert-file", cert, "--tls-key-file", key)
+	tokenFile, exposedToken := d.scrapeToken(), exposed.scrapeToken()
 	rules, err := filepath.Abs("../deploy/prometheus/alerts.yml")
 	if err != nil {
 		t.Fatal(err)
@@ -248,7 +262,16 @@ scrape_configs:
     static_configs: [{targets: [%q]}]
   - job_name: stranger
     static_configs: [{targets: [%[4]q]}]
-`, rules, alone[1], tokenFile, d.tcpAddress())
+  - job_name: exposed
+    scheme: https
+    tls_config: {ca_file: %[5]q}
+    authorization: {credentials_file: %[6]q}
+    static_configs: [{targets: [%[7]q]}]
+  - job_name: exposed-stranger
+    scheme: https
+    tls_config: {ca_file: %[5]q}
+    static_configs: [{targets: [%[7]q]}]
+`, rules, d.metricsAddress(), tokenFile, d.tcpAddress(), cert, exposedToken, exposed.metricsAddress())
 	p := startPrometheus(t, d.dir, config)
 	// A server that takes native histograms takes no classic ones of the same name.
 	native := startPrometheus(t, t.TempDir(), config, "--enable-feature=native-histograms")
@@ -271,6 +294,9 @@ scrape_configs:
 		{`hubd_state_revision{job="hubd"} > 0`, "1"},
 		{`hubd_state_ready{job="hubd"}`, "1"},
 		{`up{job="stranger"}`, "0"}, // needs a token
+		{`up{job="exposed"} == 1`, "1"},
+		{`hubd_build_info{job="exposed"}`, "1"},
+		{`up{job="exposed-stranger"}`, "0"},
 	} {
 		if got := p.waitFor(test.expression); got.text() != test.want {
 			t.Errorf("%s is %s, want %s", test.expression, got.text(), test.want)

@@ -63,10 +63,51 @@ func (a address) speaks(p rpc.Protocol) bool {
 //	tcp://HOST:PORT?auth=token|uid|none&scopes=read,call&protocols=a,b
 //	tls://HOST:PORT?auth=token|cert|uid|none&scopes=read,call&protocols=a,b
 func parseAddress(text string, insecure bool) (address, error) {
-	a := address{auth: authToken, mode: 0o600, group: -1}
-	fail := func(format string, args ...any) (address, error) {
-		return a, fmt.Errorf("listen %q: %w", text, fmt.Errorf(format, args...))
+	a, err := readAddress(text)
+	if err == nil {
+		err = a.checkTrust(insecure)
 	}
+	if err != nil {
+		return a, fmt.Errorf("listen %q: %w", text, err)
+	}
+	return a, nil
+}
+
+// parseMetrics reads where /metrics alone is served: HOST:PORT, where nobody is
+// asked who scrapes, or an address as in listen, but for its scopes and
+// protocols, and not a Unix socket: each of those serves /metrics as it is.
+func parseMetrics(text string, insecure bool) (address, error) {
+	fail := func(err error) (address, error) { return address{}, fmt.Errorf("metrics %q: %w", text, err) }
+	read := text
+	if !strings.Contains(text, "://") {
+		if strings.ContainsAny(text, "/?#@") {
+			return fail(errors.New("expected HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT"))
+		}
+		read = "tcp://" + text + "?auth=none"
+	}
+	a, err := readAddress(read)
+	switch {
+	case err != nil:
+		return fail(err)
+	case a.network == "unix":
+		return fail(errors.New("expected tcp:// or tls://; a Unix socket of listen serves /metrics, too"))
+	case a.scopes != 0 || a.protocols != nil:
+		return fail(errors.New("scopes and protocols are for listen"))
+	}
+	a.scopes = rpc.ScopeRead
+	if err := a.checkTrust(insecure); err != nil {
+		if read != text {
+			err = fmt.Errorf("others can reach this address: take tls://%s, where scrapes need a token, or --allow-insecure", text)
+		}
+		return fail(err)
+	}
+	return a, nil
+}
+
+// readAddress reads an address without asking whom it would let in.
+func readAddress(text string) (address, error) {
+	a := address{auth: authToken, mode: 0o600, group: -1}
+	fail := func(format string, args ...any) (address, error) { return a, fmt.Errorf(format, args...) }
 	u, err := url.Parse(text)
 	if err != nil {
 		if ue, ok := errors.AsType[*url.Error](err); ok {
@@ -153,22 +194,21 @@ func parseAddress(text string, insecure bool) (address, error) {
 			return fail("unknown option %q", key)
 		}
 	}
-	if a.network == "tcp" {
-		return a, a.checkTrust(text, insecure)
-	}
 	return a, nil
 }
 
 // checkTrust refuses TCP addresses that would let strangers in.
-func (a address) checkTrust(text string, insecure bool) error {
+func (a address) checkTrust(insecure bool) error {
 	loopback := isLoopback(a.hostport)
 	switch {
+	case a.network != "tcp":
+		return nil
 	case a.auth == authNone && !loopback && !insecure:
-		return fmt.Errorf("listen %q: auth=none is for loopback addresses; elsewhere it needs --allow-insecure", text)
+		return errors.New("auth=none is for loopback addresses; elsewhere it needs --allow-insecure")
 	case a.auth == authNone && a.scopes&rpc.ScopeAdmin != 0:
-		return fmt.Errorf("listen %q: peers of auth=none cannot have scope admin", text)
+		return errors.New("peers of auth=none cannot have scope admin")
 	case a.auth == authUID && !loopback:
-		return fmt.Errorf("listen %q: auth=uid works on loopback addresses only", text)
+		return errors.New("auth=uid works on loopback addresses only")
 	}
 	return nil
 }

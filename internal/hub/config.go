@@ -175,7 +175,7 @@ var configKeys = []configKey{
 		"tls://HOST:PORT[?auth=token|cert|uid|none], all with protocols=A,B and scopes=read,call; repeatable", func(o *Options) *[]string { return &o.Listen }),
 	text("state", "DIR", "folder of store, spool and lock", func(o *Options) *string { return &o.State }),
 	toggle("demo", "add the methods math.add and demo.*, and make demo the default session", func(o *Options) *bool { return &o.Demo }),
-	text("metrics", "HOST:PORT", "address at which /metrics alone is served", func(o *Options) *string { return &o.Metrics }),
+	text("metrics", "ADDRESS", "where /metrics alone is served: HOST:PORT (loopback only, open to all there), tcp://HOST:PORT[?auth=token|uid|none] or tls://HOST:PORT[?auth=token|cert|uid|none]", func(o *Options) *string { return &o.Metrics }),
 	liveKey(text("log.level", "LEVEL", "debug, info, warn or error", func(o *Options) *string { return &o.LogLevel })),
 	text("file.root", "DIR", "folder that the file service is confined to", func(o *Options) *string { return &o.FileRoot }),
 	text("krpc.pre_method_hook", "METHOD", "method to call before each call over krpc, with the pmhparams of the call",

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
 // environment makes a lookup of the given variables.
@@ -329,6 +331,41 @@ func TestParseAddress(t *testing.T) {
 	}
 	if _, err := parseAddress("tcp://0.0.0.0:7420?auth=none", true); err != nil {
 		t.Errorf("with --allow-insecure: %v", err)
+	}
+}
+
+func TestParseMetrics(t *testing.T) {
+	for _, c := range []struct {
+		text, problem string
+		insecure      bool
+	}{
+		{text: "127.0.0.1:7421"},
+		{text: "[::1]:0"},
+		{text: "localhost:7421"},
+		{text: "tcp://127.0.0.1:7421?auth=none"},
+		{text: "tcp://0.0.0.0:7421"},
+		{text: "tls://0.0.0.0:7421"},
+		{text: "tls://hub.example:7421?auth=cert"},
+		{text: "0.0.0.0:7421", insecure: true},
+		{text: "0.0.0.0:7421", problem: "take tls://0.0.0.0:7421"},
+		{text: "tls://0.0.0.0:7421?auth=none", problem: "--allow-insecure"},
+		{text: "tcp://127.0.0.1:7421?scopes=admin", problem: "are for listen"},
+		{text: "tcp://127.0.0.1:7421?protocols=kkrpc", problem: "are for listen"},
+		{text: "unix:///run/hubd/metrics.sock", problem: "a Unix socket"},
+		{text: "127.0.0.1:7421?auth=token", problem: "expected HOST:PORT"},
+		{text: "127.0.0.1", problem: "HOST:PORT"},
+		{text: "127.0.0.1:http", problem: "port"},
+		{text: ":7421", problem: "host is missing"},
+	} {
+		a, err := parseMetrics(c.text, c.insecure)
+		switch {
+		case c.problem == "" && err != nil:
+			t.Errorf("%s: %v", c.text, err)
+		case c.problem == "" && a.scopes != rpc.ScopeRead:
+			t.Errorf("%s: scopes %v, want read alone", c.text, a.scopes)
+		case c.problem != "" && (err == nil || !strings.Contains(err.Error(), c.problem) || !strings.HasPrefix(err.Error(), "metrics ")):
+			t.Errorf("%s: error %v, want %q", c.text, err, c.problem)
+		}
 	}
 }
 

@@ -24,8 +24,8 @@ const (
 // returns false when the request presents what is no token.
 func (h *hub) admitRequest(w http.ResponseWriter, r *http.Request, c *conn) bool {
 	c.peer.Store(c.base)
-	if c.listener.metrics {
-		return true // nobody is asked there
+	if c.listener.metrics && c.listener.addr.auth == authNone {
+		return true // a token that a scraper sends anyway is not looked at
 	}
 	token, found, ok := h.presented(w, r)
 	switch {

@@ -157,7 +157,7 @@ func (h *hub) checkConfig() finding {
 func (h *hub) checkListeners() finding {
 	var open []string
 	for _, l := range h.listening() {
-		if l.addr.network == "tcp" && l.addr.auth == authNone && !l.metrics && !isLoopback(l.addr.hostport) {
+		if l.addr.network == "tcp" && l.addr.auth == authNone && !isLoopback(l.addr.hostport) {
 			open = append(open, l.String())
 		}
 	}

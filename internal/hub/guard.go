@@ -116,7 +116,7 @@ func (h *hub) needs(scope rpc.Scope, next http.Handler) http.Handler {
 		c := connOf(r)
 		p := c.peer.Load()
 		switch {
-		case p.Has(scope), c.listener.metrics && scope == rpc.ScopeRead:
+		case p.Has(scope):
 			next.ServeHTTP(w, r)
 		case p != nil && p.Unauthenticated:
 			unauthenticated(w)

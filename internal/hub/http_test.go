@@ -1,7 +1,10 @@
 package hub
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -149,6 +152,56 @@ func TestMetricsListener(t *testing.T) {
 	w.send("{}\n")
 	if err := w.ended(); err != nil {
 		t.Errorf("native lines: %v", err)
+	}
+}
+
+// A metrics address that others can reach gives nothing to those who show no token.
+func TestMetricsListenerWithToken(t *testing.T) {
+	a := newAuthority(t)
+	cert, key := a.files(t.TempDir(), 1)
+	h := startHub(t, Options{Metrics: "tls://127.0.0.1:0", TLSCert: cert, TLSKey: key})
+	authorities := x509.NewCertPool()
+	authorities.AddCert(a.cert)
+	ask := func(path, token string) (int, string) {
+		t.Helper()
+		client := http.Client{
+			Timeout: patience, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: authorities}, DisableKeepAlives: true},
+		}
+		req, err := http.NewRequest(http.MethodGet, "https://"+h.info.Metrics+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if token != "" {
+			req.Header.Set("Authorization", "Bearer "+token)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	reader, writer := h.token("scraper", `,"scopes":["read"]`), h.token("caller", `,"scopes":["call"]`)
+	if status, body := ask("/metrics", reader); status != 200 || !strings.Contains(body, "hubd_build_info") {
+		t.Errorf("with a token that may read: %d %.80q", status, body)
+	}
+	for _, test := range []struct {
+		path, token string
+		want        int
+	}{
+		{"/metrics", "", 401},
+		{"/metrics", reader[:len(reader)-1] + "x", 401},
+		{"/metrics", writer, 403},
+		{"/debug/pprof/", reader, 404},
+		{"/-/reload", reader, 404},
+	} {
+		if status, body := ask(test.path, test.token); status != test.want || strings.Contains(body, "hubd_") {
+			t.Errorf("%s with token %.9q: %d %.80q, want %d", test.path, test.token, status, body, test.want)
+		}
 	}
 }
 

@@ -282,7 +282,7 @@ func metricsPage(m *metrics) []byte {
 	var w bytes.Buffer
 	w.WriteString(`# Metrics
 
-The hub serves these at ` + "`/metrics`" + ` on every listener, and at ` + "`--metrics HOST:PORT`" + ` alone, as Prometheus text or OpenMetrics.
+The hub serves these at ` + "`/metrics`" + ` on every listener, and at ` + "`--metrics ADDRESS`" + ` alone, as Prometheus text or OpenMetrics.
 Label values come from the method table and from constants; names that callers make up are counted as ` + "`method=\"other\"`" + `.
 Series whose label values are known beforehand are there, at zero, from the first scrape. Durations also have native histogram buckets, and
 exemplars with the trace id of callers that send one. The usual ` + "`go_*`" + ` and ` + "`process_*`" + ` metrics are there as well.

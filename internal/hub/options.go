@@ -31,7 +31,8 @@ type Options struct {
 	State string
 	// Demo adds math.add and demo.*, and makes "demo" the default session.
 	Demo bool
-	// Metrics is a host:port at which /metrics alone is served; "" for none.
+	// Metrics is where /metrics alone is served: a host:port, or a tcp:// or
+	// tls:// address as in Listen; "" for nowhere.
 	Metrics string
 	// LogLevel is debug, info, warn or error; "" is info.
 	LogLevel string
@@ -265,11 +266,17 @@ func (o Options) Validate() error {
 		usesTLS = usesTLS || a.tls
 		usesCerts = usesCerts || a.auth == authCert
 	}
+	if o.Metrics != "" {
+		a, err := parseMetrics(o.Metrics, o.AllowInsecure)
+		add(err)
+		usesTLS = usesTLS || a.tls
+		usesCerts = usesCerts || a.auth == authCert
+	}
 	switch {
 	case usesTLS && (o.TLSCert == "" || o.TLSKey == ""):
-		add(errors.New("listen: tls:// needs tls.cert_file and tls.key_file"))
+		add(errors.New("tls:// needs tls.cert_file and tls.key_file"))
 	case usesCerts && o.TLSClientCA == "":
-		add(errors.New("listen: auth=cert needs tls.client_ca_file"))
+		add(errors.New("auth=cert needs tls.client_ca_file"))
 	}
 	for name, path := range map[string]string{"tls.cert_file": o.TLSCert, "tls.key_file": o.TLSKey, "tls.client_ca_file": o.TLSClientCA} {
 		if path != "" && !filepath.IsAbs(path) {
@@ -284,15 +291,6 @@ func (o Options) Validate() error {
 	}
 	if o.State != "" && !filepath.IsAbs(o.State) {
 		add(fmt.Errorf("state %q: the path is not absolute", o.State))
-	}
-	if o.Metrics != "" {
-		if _, port, err := net.SplitHostPort(o.Metrics); err != nil {
-			add(fmt.Errorf("metrics %q: expected HOST:PORT: %w", o.Metrics, err))
-		} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-			add(fmt.Errorf("metrics %q: port is not a number up to 65535", o.Metrics))
-		} else if !isLoopback(o.Metrics) && !o.AllowInsecure {
-			add(fmt.Errorf("metrics %q: others can reach this address; that needs --allow-insecure", o.Metrics))
-		}
 	}
 	if o.LogLevel != "" {
 		if _, err := zapcore.ParseLevel(o.LogLevel); err != nil {

@@ -192,13 +192,22 @@ func (h *hub) listenAll() error {
 		}
 		addresses[i] = a
 	}
-	if slices.ContainsFunc(addresses, func(a address) bool { return a.tls }) {
+	all := addresses
+	var scraped address
+	if h.opts.Metrics != "" {
+		var err error
+		if scraped, err = parseMetrics(h.opts.Metrics, h.opts.AllowInsecure); err != nil {
+			return &ConfigError{[]error{err}}
+		}
+		all = append(slices.Clone(addresses), scraped)
+	}
+	if slices.ContainsFunc(all, func(a address) bool { return a.tls }) {
 		var err error
 		if h.certs, err = newCertificates(h.opts, h.log, h.metrics); err != nil {
 			return err
 		}
 	}
-	for _, a := range addresses {
+	for _, a := range all {
 		if a.network == "tcp" && !a.tls && !isLoopback(a.hostport) {
 			h.log.Warn("others can listen in: this address has no TLS", zap.Stringer("listener", a))
 		}
@@ -216,7 +225,7 @@ func (h *hub) listenAll() error {
 		h.listeners = append(h.listeners, l)
 	}
 	if h.opts.Metrics != "" {
-		l, err := listen(h.ctx, address{network: "tcp", hostport: h.opts.Metrics, auth: authNone, scopes: rpc.ScopeRead})
+		l, err := listen(h.ctx, scraped)
 		if err != nil {
 			return err
 		}
