@@ -20,18 +20,26 @@ import (
 
 // The npm package capnweb against a real hubd.
 
-// TestInteropCapnwebNode runs the checks of interop/capnweb: what every hub
-// must do, and what takes a whole daemon.
+// TestInteropCapnwebNode runs the checks of interop/capnweb, over the network
+// and over the Unix socket: what every hub must do, and what takes a whole daemon.
 func TestInteropCapnwebNode(t *testing.T) {
 	t.Parallel()
 	dir := needNode(t, "capnweb")
-	d := startDaemon(t, "--listen", "tcp://127.0.0.1:0?auth=none", "--http-origins", "https://app.example")
-	env := []string{"HUBD_URL=http://" + d.tcpAddress() + "/capnweb", "HUBD_SOCKET=" + d.socket, "HUBD_PID=" + strconv.Itoa(d.cmd.Process.Pid)}
-	for _, script := range []string{"suite.mjs", "hub.mjs"} { // one after the other: the second counts what is open
-		t.Run(script, func(t *testing.T) {
-			out, err := nodeTest(t, dir, script, env...)
-			if err != nil {
-				t.Fatalf("%v\n%s", err, out)
+	for _, unix := range []bool{false, true} {
+		t.Run(map[bool]string{false: "TCP", true: "Unix"}[unix], func(t *testing.T) {
+			t.Parallel()
+			d := startDaemon(t, "--listen", "tcp://127.0.0.1:0?auth=none", "--http-origins", "https://app.example")
+			env := []string{"HUBD_URL=http://" + d.tcpAddress() + "/capnweb", "HUBD_PID=" + strconv.Itoa(d.cmd.Process.Pid)}
+			if unix {
+				env = append(env, "HUBD_UNIX="+d.socket)
+			}
+			for _, script := range []string{"suite.mjs", "hub.mjs"} { // one after the other: the second counts what is open
+				t.Run(script, func(t *testing.T) {
+					out, err := nodeTest(t, dir, script, env...)
+					if err != nil {
+						t.Fatalf("%v\n%s", err, out)
+					}
+				})
 			}
 		})
 	}
