@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -9,6 +10,9 @@ import (
 	"testing"
 
 	"github.com/coder/websocket"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/rpc/capnweb"
 )
 
 // overUnix is an HTTP client whose connections all go to the hub's socket.
@@ -101,5 +105,53 @@ func TestCapnwebBatch(t *testing.T) {
 	}
 	if code, body = post("nonsense"); code != http.StatusBadRequest {
 		t.Errorf("%d %s", code, body)
+	}
+}
+
+// Whatever object a subscription is opened through, it counts, and so does a
+// watch that calls a function, until it is released.
+func TestCapnwebSubscriptionsAreLimited(t *testing.T) {
+	t.Parallel()
+	h := startHub(t, Options{Limits: Limits{SubscriptionsPerConnection: 2}})
+	token := h.token("watcher", "")
+	var watcher rpc.Target = rpc.TargetFunc(func(b *rpc.Batch, c *rpc.Call) { c.Finish(b, rpc.Value{}, nil) })
+	for name, open := range map[string]func(main *capnweb.Stub) *capnweb.Stub{
+		"main object": func(main *capnweb.Stub) *capnweb.Stub { return main.Call("state.watch", "k") },
+		"authenticated": func(main *capnweb.Stub) *capnweb.Stub {
+			return main.Call("authenticate", token).Call("state.watch", "k")
+		},
+		"service": func(main *capnweb.Stub) *capnweb.Stub { return main.Call("echo", main.Get("state")).Call("watch", "k") },
+		"method": func(main *capnweb.Stub) *capnweb.Stub {
+			return main.Call("echo", main.Get("state", "watch")).Call("", "k")
+		},
+		"function": func(main *capnweb.Stub) *capnweb.Stub { return main.Call("state.watch", "k", rpc.NewRef(watcher, nil)) },
+		"function, service": func(main *capnweb.Stub) *capnweb.Stub {
+			return main.Call("echo", main.Get("state")).Call("watch", "k", rpc.NewRef(watcher, nil))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := capnweb.Dial(t.Context(), "unix://"+h.socket, capnweb.DialOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			var held []*capnweb.Stub
+			for range 2 {
+				watch := open(c.Main())
+				if _, err := watch.Value(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				held = append(held, watch)
+			}
+			_, err = open(c.Main()).Value(t.Context())
+			if e, ok := errors.AsType[*rpc.Error](err); !ok || e.Code != rpc.CodeOverloaded || e.Ran != rpc.RanNo {
+				t.Errorf("a third watch: %v", err)
+			}
+			held[0].Release()
+			eventually(t, "its place is free", func() bool {
+				_, err := open(c.Main()).Value(t.Context())
+				return err == nil
+			})
+		})
 	}
 }

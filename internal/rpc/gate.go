@@ -61,7 +61,7 @@ type Gate struct {
 	CallsPerUID  int           // 0: DefaultCallsPerUID; see Quota
 	Calls        int           // 0: DefaultCalls
 
-	// Calls of Endless methods are subscriptions.
+	// Calls of Endless methods are subscriptions, and so is what Link.Subscribe counts.
 	SubscriptionsPerLink int // 0: DefaultSubscriptionsPerLink
 	SubscriptionsPerUID  int // 0: DefaultSubscriptionsPerUID
 

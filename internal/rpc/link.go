@@ -18,7 +18,7 @@ type Link struct {
 	gate *Gate
 	peer atomic.Pointer[Peer] // of later calls; nil: as the protocol says
 	n    atomic.Int64         // registered calls
-	subs atomic.Int64         // those of Endless methods
+	subs atomic.Int64         // subscriptions: calls of Endless methods, and see Subscribe
 
 	mu      sync.Mutex // before call, stream and outbox locks; never held while one of them is waited for
 	byKey   map[string]*Call
@@ -93,10 +93,6 @@ func (l *Link) refuse(c *Call, t Target) *Error {
 		return l.over(LimitOutbox, "too many bytes wait to be read by this client")
 	case g.memory.Load() >= or(g.RequestMemory, DefaultRequestMemory) && c.Args.weight() > smallRequest:
 		return l.over(LimitRequestMemory, "the arguments of running calls hold too much memory")
-	case isMethod && m.Endless && l.subs.Load() >= int64(or(g.SubscriptionsPerLink, DefaultSubscriptionsPerLink)):
-		return l.over(LimitSubscriptions, "too many subscriptions on this connection")
-	case isMethod && m.Endless && l.Quota != nil && l.Quota.subscriptions.Load() >= int64(or(g.SubscriptionsPerUID, DefaultSubscriptionsPerUID)):
-		return l.over(LimitSubscriptionsUID, "too many subscriptions of this user")
 	}
 	if isMethod && !c.Peer.May(m) {
 		return c.Peer.Refusal(m)
@@ -108,6 +104,29 @@ func (l *Link) refuse(c *Call, t Target) *Error {
 }
 
 var errDuplicate = &Error{Code: CodeDuplicate, Message: "a call with this id is still in flight", Ran: RanNo}
+
+// crowded says why the connection may have no further subscription, nil if it may.
+func (l *Link) crowded() *Error {
+	g := l.gate
+	switch {
+	case l.subs.Load() >= int64(or(g.SubscriptionsPerLink, DefaultSubscriptionsPerLink)):
+		return l.over(LimitSubscriptions, "too many subscriptions on this connection")
+	case l.Quota != nil && l.Quota.subscriptions.Load() >= int64(or(g.SubscriptionsPerUID, DefaultSubscriptionsPerUID)):
+		return l.over(LimitSubscriptionsUID, "too many subscriptions of this user")
+	}
+	return nil
+}
+
+// Subscribe counts n subscriptions that are no calls in flight: such as a watch
+// whose call has been answered with a reference. Calls of Endless methods are
+// counted without it, and the limits looked at when they start. A negative n
+// takes them back.
+func (l *Link) Subscribe(n int) {
+	l.subs.Add(int64(n))
+	if l.Quota != nil {
+		l.Quota.subscriptions.Add(int64(n))
+	}
+}
 
 func (l *Link) over(limit, message string) *Error {
 	if o := l.gate.Observer; o != nil {
@@ -310,10 +329,7 @@ func (l *Link) count(c *Call, by int64) {
 		l.Quota.n.Add(by)
 	}
 	if c.Method != nil && c.Method.Endless {
-		l.subs.Add(by)
-		if l.Quota != nil {
-			l.Quota.subscriptions.Add(by)
-		}
+		l.Subscribe(int(by))
 	}
 }
 

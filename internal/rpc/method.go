@@ -130,7 +130,8 @@ func NewTarget(m *Method, t Target) *Method {
 	return m
 }
 
-// Start runs the method. It does not check permissions: Link.Start does.
+// Start runs the method. It does not check permissions, which Link.Start does,
+// but the limits of subscriptions: they hold however the call came here.
 func (m *Method) Start(b *Batch, c *Call) {
 	if c.Method == nil {
 		c.Method = m
@@ -143,6 +144,12 @@ func (m *Method) Start(b *Batch, c *Call) {
 		c.Finish(b, Value{}, &Error{Code: CodeInvalidParams, Ran: RanNo,
 			Message: m.Name + " streams without end: ask for its result as a stream"})
 		return
+	}
+	if m.Endless && c.link != nil {
+		if e := c.link.crowded(); e != nil {
+			c.Finish(b, Value{}, e)
+			return
+		}
 	}
 	m.target.Start(b, c)
 }

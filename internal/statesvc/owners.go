@@ -16,9 +16,6 @@ type linkState struct {
 	closed  bool
 }
 
-// maxFunctionWatches bounds the watches with a function of one connection.
-const maxFunctionWatches = 1024
-
 // linkLocked returns the state of a connection and whether it is new: then the caller arranges for linkClosed to be
 // called, without locks.
 func (s *Service) linkLocked(l *rpc.Link) (st *linkState, fresh bool) {

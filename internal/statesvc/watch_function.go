@@ -51,16 +51,11 @@ func (s *Service) openFunctionWatch(c *rpc.Call, in watchParams, fn *rpc.Ref) (*
 	}
 	s.mu.Lock()
 	st, fresh := s.linkLocked(l)
-	full := len(st.watches) >= maxFunctionWatches
-	if !full {
-		st.watches[w] = struct{}{}
-	}
+	st.watches[w] = struct{}{}
 	s.mu.Unlock()
-	if full {
-		w.stop()
-		return nil, rpc.Errorf(rpc.CodeOverloaded, "more than %d watches with a function on this connection", maxFunctionWatches)
-	}
+	l.Subscribe(1) // the limit was looked at when the call came
 	w.hold(fn, func() {
+		l.Subscribe(-1)
 		s.mu.Lock()
 		delete(st.watches, w)
 		s.mu.Unlock()
