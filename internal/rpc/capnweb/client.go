@@ -150,11 +150,44 @@ type Stub struct {
 // result is an answer of the peer.
 type result struct {
 	x    *imported
-	done chan struct{}
-	once sync.Once // the pull
-	free sync.Once
-	pl   payload
-	fail *rpc.Error
+	once sync.Once     // the pull
+	done chan struct{} // closed when it is decided
+
+	mu      sync.Mutex // a leaf: nothing is called under it
+	decided bool
+	pl      payload
+	fail    *rpc.Error
+}
+
+func newResult() *result { return &result{done: make(chan struct{}), x: &imported{mentions: 1}} }
+
+// decide sets the outcome, once: what comes later is given back.
+func (r *result) decide(pl payload, fail *rpc.Error) {
+	r.mu.Lock()
+	if !r.decided {
+		r.decided, r.pl, r.fail = true, pl, fail
+		pl = payload{}
+		close(r.done)
+	}
+	r.mu.Unlock()
+	pl.drop(errUnread)
+}
+
+// release gives the outcome back, whether it is there or not.
+func (r *result) release() {
+	r.decide(payload{}, errReleased)
+	r.mu.Lock()
+	pl := r.pl
+	r.pl, r.fail = payload{}, errReleased
+	r.mu.Unlock()
+	pl.drop(errUnread)
+}
+
+// outcome returns what was decided.
+func (r *result) outcome() (rpc.Value, *rpc.Error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pl.v, r.fail
 }
 
 // Get returns a property: strings name members, ints elements of an array.
@@ -232,15 +265,9 @@ func (st *Stub) push(path []rpc.PathPart, get bool, args *rpc.Args) *Stub {
 // stubOf sends a call of an export of the peer, or the read of its property; of
 // is what the id stands for.
 func (s *Session) stubOf(id int64, of *imported, path []rpc.PathPart, get bool, args *rpc.Args) *Stub {
-	res := &result{done: make(chan struct{}), x: &imported{mentions: 1}}
-	res.x.answer = func(_ *rpc.Batch, p *promise, rejected bool) {
-		res.pl, res.fail = p.take(rejected)
-		close(res.done)
-	}
-	res.x.broken = func(cause *rpc.Error) {
-		res.fail = gone(cause)
-		close(res.done)
-	}
+	res := newResult()
+	res.x.answer = func(_ *rpc.Batch, p *promise, rejected bool) { res.decide(p.take(rejected)) }
+	res.x.broken = func(cause *rpc.Error) { res.decide(payload{}, gone(cause)) }
 	n, err := s.call(nil, id, of, path, get, args, res.x, false)
 	if err != nil {
 		return &Stub{s: s, fail: err}
@@ -250,11 +277,11 @@ func (s *Session) stubOf(id int64, of *imported, path []rpc.PathPart, get bool, 
 
 // local goes on from a value that has arrived.
 func (st *Stub) local(path []rpc.PathPart, get bool, args *rpc.Args) *Stub {
-	<-st.res.done
-	if st.res.fail != nil {
-		return &Stub{s: st.s, fail: st.res.fail}
+	<-st.res.done // it is just arriving, or was released
+	v, fail := st.res.outcome()
+	if fail != nil {
+		return &Stub{s: st.s, fail: fail}
 	}
-	v := st.res.pl.v
 	for i := 0; ; i++ {
 		if r, ok := v.AsRef(); ok {
 			if _, ok := r.ID.(importID); ok && r.Owner == any(st.s) && !(get && i == len(path)) {
@@ -273,8 +300,8 @@ func (st *Stub) local(path []rpc.PathPart, get bool, args *rpc.Args) *Stub {
 	if !get {
 		return &Stub{s: st.s, fail: notFunction(joinPath(path))}
 	}
-	res := &result{done: make(chan struct{}), x: new(imported), pl: payload{v: v}}
-	close(res.done)
+	res := newResult()
+	res.decide(payload{v: v}, nil)
 	return &Stub{s: st.s, id: -1 << 62, res: res}
 }
 
@@ -306,25 +333,20 @@ func (st *Stub) Value(ctx context.Context) (rpc.Value, error) {
 	case <-ctx.Done():
 		return rpc.Value{}, context.Cause(ctx)
 	}
-	if res.fail != nil {
-		return rpc.Value{}, res.fail
+	v, fail := res.outcome()
+	if fail != nil {
+		return rpc.Value{}, fail
 	}
-	return res.pl.v, nil
+	return v, nil
 }
 
 // Release gives the result up: a call that runs is cancelled, references in a
-// value that is there are released.
+// value that is there are released. Whoever waits for it, or uses it or a part
+// of it from now on, is told that it was released.
 func (st *Stub) Release() {
-	res := st.res
-	if res == nil {
+	if st.res == nil {
 		return
 	}
-	res.free.Do(func() {
-		st.s.forget(st.id, res.x)
-		select {
-		case <-res.done:
-			res.pl.drop(errUnread)
-		default:
-		}
-	})
+	st.s.forget(st.id, st.res.x)
+	st.res.release()
 }

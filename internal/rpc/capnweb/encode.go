@@ -30,8 +30,13 @@ type pumpStart struct {
 }
 
 func (e *encoder) cannot(what string) {
+	e.refuse(&rpc.Error{Code: rpc.CodeSerialization, Message: "Cannot serialize value: " + what, Ran: rpc.RanYes})
+}
+
+// refuse gives the message up because of err; the first reason counts.
+func (e *encoder) refuse(err *rpc.Error) {
 	if e.err == nil {
-		e.err = &rpc.Error{Code: rpc.CodeSerialization, Message: "Cannot serialize value: " + what, Ran: rpc.RanYes}
+		e.err = err
 	}
 }
 
@@ -62,10 +67,8 @@ func (e *encoder) value(v rpc.Value) {
 }
 
 func (e *encoder) deep() {
-	if e.err == nil {
-		e.err = &rpc.Error{Code: rpc.CodeSerialization, Ran: rpc.RanYes,
-			Message: "Serialization exceeded maximum allowed depth. (Does the message contain cycles?)"}
-	}
+	e.refuse(&rpc.Error{Code: rpc.CodeSerialization, Ran: rpc.RanYes,
+		Message: "Serialization exceeded maximum allowed depth. (Does the message contain cycles?)"})
 }
 
 func (e *encoder) str(s string) { e.out = rpc.AppendString(e.out, s, false) }
@@ -375,20 +378,20 @@ func (e *encoder) stub(st *Stub) {
 	switch {
 	case st.s != e.s:
 		e.cannot("a stub of another session")
-	case st.fail != nil:
-		e.error(st.fail)
+	case st.fail != nil: // the call is not made
+		e.refuse(st.fail)
 	case st.res != nil && e.s.imports[st.id] != st.res.x: // answered
 		select {
 		case <-st.res.done:
 		default:
-			e.cannot("a stub that was released")
+			e.cannot("a result that is just arriving")
 			return
 		}
-		if st.res.fail != nil {
-			e.error(st.res.fail)
+		v, fail := st.res.outcome()
+		if fail != nil {
+			e.refuse(fail)
 			return
 		}
-		v := st.res.pl.v
 		for _, part := range st.path {
 			v, _ = step(v, part)
 		}

@@ -159,6 +159,56 @@ func TestClient(t *testing.T) {
 	})
 }
 
+// A result that was given up says so to everybody who waits for it or uses it.
+func TestReleasedResultsAreNotWaitedFor(t *testing.T) {
+	_, socket, demo := startServer(t, nil)
+	c := dial(t, socket, DialOptions{})
+	wantReleased := func(what string, st *Stub) {
+		t.Helper()
+		if _, err := st.Value(t.Context()); !errors.Is(err, errReleased) || err.Error() != errReleased.Error() {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	pending := c.Main().Call("demo.sleep", 1000)
+	waits := make(chan error, 1)
+	go func() {
+		_, err := pending.Value(t.Context())
+		waits <- err
+	}()
+	eventually(t, "call runs", func() bool { return demo.Running.Load() == 1 })
+	pending.Release()
+	if err := <-waits; !errors.Is(err, errReleased) {
+		t.Errorf("who was waiting: %v", err)
+	}
+	wantReleased("its value", pending)
+	wantReleased("a call of it", pending.Call("increment", 1))
+	wantReleased("a part of it", pending.Get("id"))
+	wantReleased("a call of a part of it", pending.Get("id").Call("f"))
+	wantReleased("as an argument", c.Main().Call("echo", pending))
+	wantReleased("a part as an argument", c.Main().Call("echo", pending.Get("id")))
+	pending.Release() // once more does nothing
+	eventually(t, "call ends", func() bool { return demo.Running.Load() == 0 })
+
+	counter := c.Main().Call("demo.counter", 5)
+	if _, err := counter.Value(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	counter.Release()
+	wantReleased("after it has arrived", counter.Call("increment", 1))
+	eventually(t, "counter is released", func() bool { return demo.Counters.Load() == 0 })
+
+	// What has failed fails the calls that need it, which are not made.
+	bad := c.Main().Call("demo.fail", "on purpose")
+	if _, err := bad.Value(t.Context()); err == nil {
+		t.Fatal("no error")
+	}
+	if _, err := c.Main().Call("echo", bad).Value(t.Context()); err == nil || !strings.HasSuffix(err.Error(), "on purpose") {
+		t.Errorf("a failed result as an argument: %v", err)
+	}
+	v, err := c.Call(t.Context(), "echo", 1)
+	wantJSON(t, v, err, `1`)
+}
+
 func TestClientCancelReachesTheServer(t *testing.T) {
 	_, socket, demo := startServer(t, nil)
 	c := dial(t, socket, DialOptions{})
