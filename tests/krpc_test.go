@@ -184,29 +184,3 @@ func TestFilesPassInBoundedMemory(t *testing.T) {
 		t.Errorf("left in the spool: %v, %v", left, err)
 	}
 }
-
-// The ten lines of docs/krpc.md are a working client.
-func TestKrpcDocument(t *testing.T) {
-	t.Parallel()
-	python := needPython(t)
-	page, err := os.ReadFile("../docs/krpc.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var program string
-	for _, block := range strings.Split(string(page), "```python\n")[1:] {
-		block, _, _ = strings.Cut(block, "```")
-		if strings.Contains(block, "def call(") {
-			program = block
-		}
-	}
-	if program == "" {
-		t.Fatal("docs/krpc.md has no client of its own")
-	}
-	d := startDaemon(t, "--listen", "tcp://127.0.0.1:0?auth=none")
-	program = strings.ReplaceAll(program, "127.0.0.1:8080", d.tcpAddress())
-	out, err := pythonCommand(t.Context(), python, "-c", program).CombinedOutput()
-	if err != nil || strings.TrimSpace(string(out)) != "42" {
-		t.Errorf("%v\n%s", err, out)
-	}
-}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -25,6 +26,7 @@ func TestTranscripts(t *testing.T) {
 				t.Fatalf("%d console blocks, want one that starts the hub and at least one that uses it", len(blocks)-1)
 			}
 			d := startDaemon(t)
+			d.linkDefaultSocket()
 			n := 0
 			for _, block := range blocks[2:] {
 				block, _, _ = strings.Cut(block, "```")
@@ -57,12 +59,25 @@ func installed(tool string) bool {
 	return err == nil
 }
 
+// linkDefaultSocket makes the hub answer at the socket of its user, too.
+func (d *daemon) linkDefaultSocket() {
+	d.t.Helper()
+	folder := filepath.Join(d.dir, "hubd") // cleanEnv has dir as XDG_RUNTIME_DIR
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		d.t.Fatal(err)
+	}
+	if err := os.Symlink(d.socket, filepath.Join(folder, "hub.sock")); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
 // shell runs a command line as a user would, with both outputs together.
 func (d *daemon) shell(command string) string {
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-c", command)
+	cmd.Dir = ".." // where a reader of README.md is
 	cmd.Env = append(cleanEnv(d.dir), "HUBD_SOCKET="+d.socket, "NO_COLOR=1")
 	out, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {
