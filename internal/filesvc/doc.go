@@ -7,6 +7,7 @@
 //	manage.go    folders, times, deletion
 //	read.go      download, size and digest
 //	upload.go    upload; temp.go the file that it is before it is complete
+//	quota.go     what the folder may hold in all; measure.go how much that is
 //	errors.go    errors as Python's clients know them
 //
 // Every access goes through an os.Root, so that neither "..", nor an absolute

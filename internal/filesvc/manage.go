@@ -13,26 +13,29 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-func (s *Service) touch(_ context.Context, in struct {
+func (s *Service) touch(ctx context.Context, in struct {
 	Path string `rpc:"path" doc:"the file"`
 }) (rpc.Value, error) {
 	path, err := s.resolve(in.Path, true)
 	if err != nil {
 		return rpc.Value{}, err
 	}
-	f, err := s.root.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NONBLOCK, 0o666)
+	err = s.quota.add(ctx, path, func() error {
+		f, err := s.root.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NONBLOCK, 0o666)
+		if err != nil {
+			return err
+		}
+		f.Close()
+		now := time.Now()
+		return s.root.Chtimes(path, now, now)
+	})
 	if err != nil {
-		return rpc.Value{}, failed(err, in.Path)
-	}
-	defer f.Close()
-	now := time.Now()
-	if err := s.root.Chtimes(path, now, now); err != nil {
-		return rpc.Value{}, failed(err, in.Path)
+		return rpc.Value{}, failed(s.refused(err), in.Path)
 	}
 	return rpc.Null, nil
 }
 
-func (s *Service) createDir(_ context.Context, in struct {
+func (s *Service) createDir(ctx context.Context, in struct {
 	Path    string  `rpc:"path" doc:"the folder"`
 	Mode    *string `rpc:"mode" doc:"its permissions as octal digits; 755 if not given"`
 	Recurse bool    `rpc:"recurse" default:"false" doc:"make its parents, too, and do not mind if it is there"`
@@ -49,13 +52,14 @@ func (s *Service) createDir(_ context.Context, in struct {
 		return rpc.Value{}, err
 	}
 	perm := fs.FileMode(mode) & fs.ModePerm
-	if in.Recurse {
-		err = s.root.MkdirAll(path, perm)
-	} else {
-		err = s.root.Mkdir(path, perm)
-	}
+	err = s.quota.add(ctx, path, func() error {
+		if in.Recurse {
+			return s.root.MkdirAll(path, perm)
+		}
+		return s.root.Mkdir(path, perm)
+	})
 	if err != nil {
-		return rpc.Value{}, failed(err, in.Path)
+		return rpc.Value{}, failed(s.refused(err), in.Path)
 	}
 	return rpc.Null, nil
 }
@@ -68,7 +72,7 @@ func trimOctal(s string) string {
 	return s
 }
 
-func (s *Service) delete(_ context.Context, in struct {
+func (s *Service) delete(ctx context.Context, in struct {
 	Path    string `rpc:"path" doc:"what to delete; of a link, the link"`
 	Recurse bool   `rpc:"recurse" default:"false" doc:"with all that a folder holds"`
 }) (rpc.Value, error) {
@@ -79,13 +83,15 @@ func (s *Service) delete(_ context.Context, in struct {
 	if path == "." {
 		return rpc.Value{}, denied(in.Path)
 	}
-	if in.Recurse {
-		if _, err = s.root.Lstat(path); err == nil {
-			err = s.root.RemoveAll(path)
+	err = s.quota.remove(ctx, path, func() error {
+		if !in.Recurse {
+			return s.root.Remove(path)
 		}
-	} else {
-		err = s.root.Remove(path)
-	}
+		if _, err := s.root.Lstat(path); err != nil {
+			return err
+		}
+		return s.root.RemoveAll(path)
+	})
 	if err != nil {
 		return rpc.Value{}, failed(err, in.Path)
 	}

@@ -1,10 +1,12 @@
 package filesvc
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
@@ -16,7 +18,17 @@ type Options struct {
 	Root string
 	// MaxUpload bounds the bytes of one uploaded file; 0: DefaultMaxUpload.
 	MaxUpload int64
+	// Quota bounds the bytes of all that is in the folder; 0: nothing does.
+	Quota int64
+	// OnLimit hears of refusals because of a limit; nil if nobody does.
+	OnLimit func(limit string)
 }
+
+// Names of limits, for OnLimit.
+const (
+	LimitUpload = "upload"
+	LimitQuota  = "file_quota"
+)
 
 // DefaultMaxUpload bounds one uploaded file.
 const DefaultMaxUpload = 2 << 30
@@ -30,8 +42,13 @@ type Service struct {
 	given     string   // path of the root, as configured
 	parts     []string // its real path
 	maxUpload int64
+	quota     *quota // nil for none
+	onLimit   func(limit string)
 	busy      atomic.Int64 // calls that hold files open
 	nameless  bool         // files can be made without a name and get one later
+	temps     temps
+	tidying   sync.WaitGroup
+	stop      context.CancelFunc // of tidying
 }
 
 // Open opens the folder.
@@ -50,14 +67,35 @@ func Open(o Options) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("file root: %w", err)
 	}
-	s := &Service{root: root, given: filepath.Clean(o.Root), maxUpload: o.MaxUpload}
+	s := &Service{root: root, given: filepath.Clean(o.Root), maxUpload: o.MaxUpload, onLimit: o.OnLimit}
 	for name := range strings.SplitSeq(real, "/") {
 		if name != "" {
 			s.parts = append(s.parts, name)
 		}
 	}
+	if s.onLimit == nil {
+		s.onLimit = func(string) {}
+	}
+	if o.Quota > 0 {
+		s.quota = &quota{s: s, max: o.Quota}
+	}
 	s.nameless = s.probe()
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	if s.quota != nil || !s.nameless {
+		s.tidying.Go(func() { s.tidy(ctx) })
+	}
 	return s, nil
+}
+
+// tidy removes what a crash has left of uploads, and measures the folder.
+func (s *Service) tidy(ctx context.Context) {
+	if s.quota != nil {
+		_ = s.quota.refresh(ctx, 0) // it fails where the next one does, too
+		return
+	}
+	m := measure{s: s, ctx: ctx, clean: true}
+	_ = m.root()
 }
 
 // maxBusy bounds the calls that hold files open, which takes descriptors.
@@ -75,7 +113,11 @@ func (s *Service) enter() error {
 func (s *Service) leave() { s.busy.Add(-1) }
 
 // Close ends the access to the folder. Calls that still run fail.
-func (s *Service) Close() error { return s.root.Close() }
+func (s *Service) Close() error {
+	s.stop()
+	s.tidying.Wait()
+	return s.root.Close()
+}
 
 // ServiceDoc describes the service.
 const ServiceDoc = "Read and write files below one folder of the hub."

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"strconv"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -15,9 +16,27 @@ import (
 // dot, so that no pattern shows them by accident.
 const tempName = ".hubd-upload-"
 
+// tempDigits is how much of rand.Text follows it.
+const tempDigits = 26
+
+// temps are the names that uploads of this service have.
+type temps struct{ names sync.Map }
+
+func (t *temps) has(name string) bool { _, ok := t.names.Load(name); return ok }
+
+// add makes a name up.
+func (t *temps) add() string {
+	name := tempName + rand.Text()
+	t.names.Store(name, nil)
+	return name
+}
+
+func (t *temps) remove(name string) { t.names.Delete(name) }
+
 // temp is a file on its way to its place: it has no name where the file system
 // can do that, so that nothing of it is left whatever happens, and else one in
-// the folder of its place.
+// the folder of its place. Such a file is locked, so that another hub with the
+// same folder does not take it for one that a crash has left.
 type temp struct {
 	s    *Service
 	dir  *os.File // of its place
@@ -36,6 +55,7 @@ func (s *Service) create(dir string) (*temp, error) {
 	if s.nameless {
 		t.f, err = s.root.OpenFile(dir, os.O_RDWR|unix.O_TMPFILE, 0o666)
 		if err == nil {
+			t.lock()
 			return t, nil
 		}
 		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) { // another file system is mounted there
@@ -43,24 +63,39 @@ func (s *Service) create(dir string) (*temp, error) {
 			return nil, err
 		}
 	}
-	name := tempName + rand.Text()
+	name := s.temps.add()
 	t.f, err = s.root.OpenFile(path.Join(dir, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
+		s.temps.remove(name)
 		d.Close()
 		return nil, err
 	}
 	t.name = name
+	t.lock()
 	return t, nil
 }
 
+// lock keeps the file from being taken for abandoned, where the file system
+// has locks.
+func (t *temp) lock() { _ = unix.Flock(int(t.f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
+
 // commit puts the file in its place, in one step and for good.
-func (t *temp) commit(name string) error {
+func (t *temp) commit(name string, c *claim, size int64) error {
 	if err := t.f.Sync(); err != nil {
 		return err
 	}
+	if err := c.settle(path.Join(t.path, name), size, func() error { return t.place(name) }); err != nil {
+		return err
+	}
+	return t.dir.Sync()
+}
+
+// place gives the file its name.
+func (t *temp) place(name string) error {
 	if t.name == "" {
-		as := tempName + rand.Text()
+		as := t.s.temps.add()
 		if err := link(t.f, t.dir, as); err != nil {
+			t.s.temps.remove(as)
 			return err
 		}
 		t.name = as
@@ -68,14 +103,16 @@ func (t *temp) commit(name string) error {
 	if err := unix.Renameat(int(t.dir.Fd()), t.name, int(t.dir.Fd()), name); err != nil {
 		return err
 	}
+	t.s.temps.remove(t.name)
 	t.name = ""
-	return t.dir.Sync()
+	return nil
 }
 
 // close ends the work on the file. What was not committed is gone.
 func (t *temp) close() {
 	if t.name != "" {
 		_ = unix.Unlinkat(int(t.dir.Fd()), t.name, 0)
+		t.s.temps.remove(t.name)
 	}
 	t.f.Close()
 	t.dir.Close()
@@ -97,8 +134,9 @@ func (s *Service) probe() bool {
 	if t.name != "" {
 		return false
 	}
-	name := tempName + rand.Text()
+	name := s.temps.add()
 	if err := link(t.f, t.dir, name); err != nil {
+		s.temps.remove(name)
 		return false
 	}
 	t.name = name // close removes it

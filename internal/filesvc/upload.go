@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"hash"
 	"path"
 	"strings"
@@ -25,8 +26,15 @@ func (s *Service) upload(ctx context.Context, in struct {
 	if dst == "." || strings.HasSuffix(in.DstPath, "/") {
 		return "", failed(syscall.EISDIR, in.DstPath)
 	}
-	if in.Size != nil && *in.Size > s.maxUpload {
-		return "", s.tooLarge()
+	if in.Size != nil {
+		if *in.Size > s.maxUpload {
+			return "", s.tooLarge()
+		}
+		if s.quota != nil && *in.Size > 0 {
+			if err := s.refused(s.quota.fits(ctx, charge(*in.Size))); err != nil { // before anything is sent in vain
+				return "", err
+			}
+		}
 	}
 	if err := s.enter(); err != nil {
 		return "", err
@@ -47,6 +55,11 @@ func (s *Service) upload(ctx context.Context, in struct {
 	if err := t.keepMode(name); err != nil { // before anything is sent in vain
 		return "", failed(err, in.DstPath)
 	}
+	room := claim{q: s.quota}
+	defer room.release()
+	if err := s.refused(room.grow(ctx, 0)); err != nil {
+		return "", err
+	}
 	var sum hash.Hash
 	if in.SHA256 != nil {
 		sum = sha256.New()
@@ -59,6 +72,9 @@ func (s *Service) upload(ctx context.Context, in struct {
 		}
 		if size += int64(len(data)); size > s.maxUpload {
 			return "", s.tooLarge()
+		}
+		if err := s.refused(room.grow(ctx, size)); err != nil {
+			return "", err
 		}
 		if _, err := t.f.Write(data); err != nil {
 			return "", failed(err, in.DstPath)
@@ -79,12 +95,21 @@ func (s *Service) upload(ctx context.Context, in struct {
 	if err := ctx.Err(); err != nil { // cancelled while the last item was written
 		return "", err
 	}
-	if err := t.commit(name); err != nil {
+	if err := t.commit(name, &room, size); err != nil {
 		return "", failed(err, in.DstPath)
 	}
 	return dst, nil
 }
 
 func (s *Service) tooLarge() error {
+	s.onLimit(LimitUpload)
 	return rpc.Errorf(rpc.CodeTooLarge, "a file may have at most %d bytes", s.maxUpload)
+}
+
+// refused passes an error of the quota on, and tells of it.
+func (s *Service) refused(err error) error {
+	if errors.Is(err, errQuota) {
+		s.onLimit(LimitQuota)
+	}
+	return err
 }

@@ -109,18 +109,27 @@ func toggle(name, doc string, at func(*Options) *bool) configKey {
 }
 
 func number(name, doc string, at func(*Limits) *int) configKey {
-	name = "limits." + name
+	k := size("limits."+name, doc, func(o *Options) *int { return at(&o.Limits) })
+	set := k.set
+	k.set = func(o *Options, v []string) error {
+		if n, err := parseNumber(v[len(v)-1]); err == nil && n == 0 {
+			return errors.New("0 is no limit")
+		}
+		return set(o, v)
+	}
+	return k
+}
+
+// size is a number that may be 0.
+func size(name, doc string, at func(*Options) *int) configKey {
 	return configKey{
 		Key:  Key{Name: name, Arg: "N", Doc: doc},
 		name: name,
-		get:  func(o *Options) string { return strconv.Itoa(*at(&o.Limits)) },
+		get:  func(o *Options) string { return strconv.Itoa(*at(o)) },
 		set: func(o *Options, v []string) error {
 			n, err := parseNumber(v[len(v)-1])
-			if err == nil && n == 0 {
-				err = errors.New("0 is no limit")
-			}
 			if err == nil {
-				*at(&o.Limits) = n
+				*at(o) = n
 			}
 			return err
 		},
@@ -178,6 +187,7 @@ var configKeys = []configKey{
 	text("metrics", "ADDRESS", "where /metrics alone is served: HOST:PORT (loopback only, open to all there), tcp://HOST:PORT[?auth=token|uid|none] or tls://HOST:PORT[?auth=token|cert|uid|none]", func(o *Options) *string { return &o.Metrics }),
 	liveKey(text("log.level", "LEVEL", "debug, info, warn or error", func(o *Options) *string { return &o.LogLevel })),
 	text("file.root", "DIR", "folder that the file service is confined to", func(o *Options) *string { return &o.FileRoot }),
+	size("file.quota", "bytes of all that may be in that folder, such as 50GiB; 0: no limit", func(o *Options) *int { return &o.FileQuota }),
 	text("krpc.pre_method_hook", "METHOD", "method to call before each call over krpc, with the pmhparams of the call",
 		func(o *Options) *string { return &o.KrpcHook }),
 	mapKey(list("remote", "ALIAS=URL#SERVICE", "service of another server to offer here; repeatable", func(o *Options) *[]string { return &o.Remotes })),

@@ -10,7 +10,9 @@ func (h *hub) openFiles() error {
 	if h.opts.FileRoot == "" {
 		return nil
 	}
-	s, err := filesvc.Open(filesvc.Options{Root: h.opts.FileRoot, MaxUpload: int64(h.opts.Limits.Upload)})
+	s, err := filesvc.Open(filesvc.Options{
+		Root: h.opts.FileRoot, MaxUpload: int64(h.opts.Limits.Upload), Quota: int64(h.opts.FileQuota), OnLimit: h.metrics.rejected,
+	})
 	if err != nil {
 		return &ConfigError{[]error{err}}
 	}

@@ -3,9 +3,12 @@ package hub
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
@@ -81,6 +84,37 @@ func TestFilesOverCapnweb(t *testing.T) {
 	}
 	if stored, _ := os.ReadFile(filepath.Join(root, "up")); !bytes.Equal(stored, data) {
 		t.Error("the file differs")
+	}
+}
+
+// The quota holds for every protocol, and each tells it in its own words.
+func TestFileQuota(t *testing.T) {
+	root := t.TempDir()
+	h := startHub(t, Options{FileRoot: root, FileQuota: 64 << 10})
+	w := h.dial()
+	data := base64.StdEncoding.EncodeToString(make([]byte, 16<<10))
+	if r := w.call("file.upload", fmt.Sprintf(`{"src": [%q, %q, %q], "dst_path": "n"}`, data, data, data)); string(r.Result) != `"n"` {
+		t.Fatalf("%+v", r)
+	}
+	r := w.call("file.upload", fmt.Sprintf(`{"src": [%q, %q], "dst_path": "m"}`, data, data))
+	if r.kind() != "too_large" || !bytes.Contains(r.ErrorData, []byte(`"limit":"file_quota"`)) || !bytes.Contains(r.ErrorData, []byte(`"quota":65536`)) {
+		t.Errorf("%s %s", r.kind(), r.ErrorData)
+	}
+	_, body := h.ask("unix", h.socket, krpcUpload(`{"method": "file_upload", "params": ["__file__:1", "m"]}`, "x", strings.Repeat("x", 20<<10)))
+	if !strings.Contains(body, `"code": -32000`) || !strings.Contains(body, `"info": "too_large: the hub's files may have 65536 bytes in all, and `) {
+		t.Errorf("%s", body)
+	}
+	if got := h.sample(`hubd_rejected_total{limit="file_quota"}`); got != "2" {
+		t.Errorf("counted %q", got)
+	}
+	if got := h.sample("hubd_file_quota_used_bytes"); got != "49152" {
+		t.Errorf("%q bytes are shown", got)
+	}
+	if r := w.call("file.delete", `["n"]`); r.Error != nil {
+		t.Errorf("%+v", r)
+	}
+	if r := w.call("file.upload", fmt.Sprintf(`{"src": [%q, %q], "dst_path": "m"}`, data, data)); string(r.Result) != `"m"` {
+		t.Errorf("%+v", r)
 	}
 }
 

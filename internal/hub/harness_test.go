@@ -183,6 +183,7 @@ type reply struct {
 	Result    json.RawMessage `json:"result"`
 	Error     *string         `json:"error"`
 	ErrorKind *string         `json:"error_kind"`
+	ErrorData json.RawMessage `json:"error_data"`
 }
 
 func (r reply) kind() string {

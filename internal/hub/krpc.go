@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hubd-dev/hubd/internal/filesvc"
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/krpc"
 	"github.com/hubd-dev/hubd/internal/trust"
@@ -15,7 +16,7 @@ import (
 
 // Names of limits that krpc tells.
 const (
-	limitUpload   = "upload"
+	limitUpload   = filesvc.LimitUpload
 	limitSpool    = "spool"
 	limitRequests = "request_memory"
 )

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/hubd-dev/hubd/internal/filesvc"
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/session"
 )
@@ -162,7 +163,7 @@ func (m *metrics) zero() {
 		rpc.LimitSubscriptionsUID,
 		limitConnections, limitConnectionsUID, limitUnauthenticated, limitHandshake, limitAttempts,
 		limitUnfinished, limitPartialFrame, limitHTTPBody, limitHTTPHead, limitFirstByte, limitWriteStall, limitFrame,
-		limitUpload, limitSpool, limitRequests,
+		limitUpload, limitSpool, limitRequests, filesvc.LimitQuota,
 	} {
 		m.rejections.WithLabelValues(limit)
 	}

@@ -13,7 +13,7 @@ type present struct {
 	inFlight, connections, outbox, sessions, kept *prometheus.Desc
 	entries, unfinished                           *prometheus.Desc
 	methods, changes                              *prometheus.Desc
-	spool                                         *prometheus.Desc
+	spool, files                                  *prometheus.Desc
 }
 
 // collectPresent registers the gauges that are read from h.
@@ -35,6 +35,7 @@ func (m *metrics) collectPresent(h *hub) {
 		methods:     desc("hubd_methods", "Methods that can be called, by who offers them: the hub itself or a provider.", "from"),
 		changes:     prometheus.NewDesc(changes, changesHelp, nil, nil),
 		spool:       desc("hubd_spool_bytes", "Bytes of uploaded files that wait for their calls to end."),
+		files:       desc("hubd_file_quota_used_bytes", "Bytes that the quota of the file service counts, uploads that run included; 0 without a quota."),
 		kept:        desc("hubd_session_memory_bytes", "Bytes of the events that sessions keep for replay and for followers that lag."),
 		entries:     desc("hubd_capnweb_entries", "What Cap'n Web sessions have in their tables, without their main objects.", "table"),
 	})
@@ -49,6 +50,7 @@ func (p *present) Describe(ch chan<- *prometheus.Desc) {
 	ch <- p.sessions
 	ch <- p.kept
 	ch <- p.spool
+	ch <- p.files
 	ch <- p.entries
 	ch <- p.methods
 	ch <- p.changes
@@ -103,6 +105,12 @@ func (p *present) Collect(ch chan<- prometheus.Metric) {
 		spooled = int(p.hub.spool.Used())
 	}
 	gauge(p.spool, spooled)
+	quota := 0
+	if p.hub.files != nil {
+		used, _ := p.hub.files.Usage()
+		quota = int(used)
+	}
+	gauge(p.files, quota)
 	exports, imports := p.hub.capnweb.Entries()
 	gauge(p.entries, exports, "exports")
 	gauge(p.entries, imports, "imports")

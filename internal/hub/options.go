@@ -40,6 +40,8 @@ type Options struct {
 	KrpcHook string
 	// FileRoot is the folder that the file service is confined to.
 	FileRoot string
+	// FileQuota bounds the bytes of all that is in FileRoot; 0: nothing does.
+	FileQuota int
 	// WebRoot is a folder whose files are served at /web/, for pages that call
 	// the hub; "" for none.
 	WebRoot string
@@ -299,6 +301,11 @@ func (o Options) Validate() error {
 	}
 	if o.FileRoot != "" {
 		add(checkFolder("file root", o.FileRoot))
+	} else if o.FileQuota != 0 {
+		add(errors.New("file quota: there is no file root"))
+	}
+	if q := o.FileQuota; q != 0 && (q < 64<<10 || q > 1<<52) {
+		add(fmt.Errorf("file quota: %d is not between %d and %d", q, 64<<10, 1<<52))
 	}
 	if o.WebRoot != "" {
 		add(checkFolder("web root", o.WebRoot))
