@@ -74,6 +74,11 @@ func (x *exchange) answerError(e *rpc.Error) {
 	if redact := x.server.conf.Redact; redact != nil {
 		e = redact(e)
 	}
+	if e.Code == rpc.CodeTooLarge && e.Ran == rpc.RanNo {
+		x.refused(ReasonTooLarge)
+		x.answerRefusal(refusal{status: http.StatusRequestEntityTooLarge, text: e.Text()})
+		return
+	}
 	x.answerFailure(failureOf(e))
 }
 
@@ -84,12 +89,8 @@ func failureOf(e *rpc.Error) *failure {
 		if e.Method != "" {
 			return &failure{code: codeNoMethod}
 		}
-	case rpc.CodeSerialization:
+	case rpc.CodeSerialization, rpc.CodeTooLarge: // too large after the method has run is its result
 		return &failure{codeNoJSON, e.Text()}
-	case rpc.CodeTooLarge:
-		if e.Ran == rpc.RanYes { // it is the result
-			return &failure{codeNoJSON, e.Text()}
-		}
 	case rpc.CodeHandler:
 		if e.Name != "" {
 			return &failure{codeRaised, e.Name + ": " + e.Text()}

@@ -299,12 +299,10 @@ func TestRefusals(t *testing.T) {
 
 func chunk(body string) string { return fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body) }
 
-// A method that refuses something for its size is answered as any that fails:
-// the protocol's own client cannot read another status than 200.
+// A method that refuses something for its size is answered like a body that is too large.
 func TestTooLargeForTheMethod(t *testing.T) {
 	s := startServer(t, nil)
-	want := `{"error": {"code": -32000, "message": "Method call raised an exception.", "info": "too_large: over the quota"}}`
-	if got := s.post(`{"method": "value", "params": ["quota"]}`); got.status != 200 || got.body != want {
+	if got := s.post(`{"method": "value", "params": ["quota"]}`); got.status != 413 {
 		t.Errorf("%d %s", got.status, got.body)
 	}
 }
