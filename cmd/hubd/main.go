@@ -77,9 +77,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	defer flush()
 	o.Tracer = tracer
-	// Under a memory limit the collector works harder from 80 % of it on.
-	// Where no limit can be found out, the default stays.
-	_, _ = memlimit.Set(memlimit.WithRatio(0.8))
+	boundMemory(&o)
 	tuneHeap()
 	// A crash, or the abort of the watchdog, prints all goroutines and ends by a
 	// signal: the exit code 2 that Go has for it would look like a usage error,
@@ -89,6 +87,20 @@ func run(args []string, stdout, stderr io.Writer) int {
 	defer stop()
 	o.Reload = reload
 	return fail(stderr, hub.Run(ctx, o))
+}
+
+// boundMemory finds out how much memory the process may have, from the
+// configuration or the control group that it is in (MemoryMax of the unit). The
+// collector works harder from 80 % of that on; the hub does the rest. Where no
+// limit can be found out there is none.
+func boundMemory(o *hub.Options) {
+	limit := memlimit.FromCgroup
+	if o.Limits.Memory > 0 {
+		limit = memlimit.Limit(uint64(o.Limits.Memory))
+	} else if n, err := limit(); err == nil && n < 1<<50 {
+		o.MemoryMax = int64(n)
+	}
+	_, _ = memlimit.Set(memlimit.WithRatio(0.8), memlimit.WithProvider(limit))
 }
 
 // fail says what went wrong, if anything did, and returns the exit code.

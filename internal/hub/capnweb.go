@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"errors"
 	"net/http"
 
 	"go.uber.org/zap"
@@ -25,6 +24,7 @@ func (h *hub) newCapnweb() *capnweb.Server {
 		Admit:      h.admitCapnweb,
 		Observer:   capnwebObserver{h, h.metrics.flows.in[rpc.Capnweb], h.metrics.flows.out[rpc.Capnweb]},
 		HardOutbox: h.opts.Limits.Outbox,
+		Ping:       h.opts.Limits.WebSocketPing,
 		BatchWait:  h.opts.Limits.CapnwebBatch,
 		Limits: capnweb.Limits{
 			MaxMessage: h.opts.Limits.CapnwebMessage, MaxEntries: h.opts.Limits.CapnwebEntries, MaxOps: h.opts.Limits.CapnwebOperations,
@@ -39,7 +39,7 @@ func (h *hub) admitCapnweb(r *http.Request) (capnweb.Admission, error) {
 	var link *rpc.Link
 	return capnweb.Admission{
 		Peer:  c.peer.Load(),
-		Quota: &c.account.quota,
+		Quota: c.quota(),
 		Share: c.share,
 		OnLink: func(l *rpc.Link) {
 			link = l
@@ -83,9 +83,6 @@ func (o capnwebObserver) SessionOpened(*capnweb.Session) {}
 func (o capnwebObserver) SessionEnded(_ *capnweb.Session, err error) {
 	if err == nil {
 		return
-	}
-	if errors.Is(err, capnweb.ErrTooBig) {
-		o.h.metrics.rejected(limitFrame)
 	}
 	if capnweb.IsProtocolError(err) {
 		o.h.metrics.failedFrames.WithLabelValues(string(rpc.Capnweb), badMessage).Inc()

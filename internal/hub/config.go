@@ -136,6 +136,18 @@ func size(name, doc string, at func(*Options) *int) configKey {
 	}
 }
 
+// orNone lets a number be 0, which is what it is when it is not given.
+func orNone(k configKey) configKey {
+	set := k.set
+	k.set = func(o *Options, v []string) error {
+		if v[len(v)-1] == "0" {
+			return nil
+		}
+		return set(o, v)
+	}
+	return k
+}
+
 func span(name, doc string, at func(*Limits) *time.Duration) configKey {
 	name = "limits." + name
 	return configKey{
@@ -215,11 +227,21 @@ var configKeys = []configKey{
 	number("subscriptions_per_connection", "endless streams of one connection, such as watches", func(l *Limits) *int { return &l.SubscriptionsPerConnection }),
 	number("subscriptions_per_uid", "endless streams of one user", func(l *Limits) *int { return &l.SubscriptionsPerUID }),
 	number("request_memory", "bytes of the arguments of running calls", func(l *Limits) *int { return &l.RequestMemory }),
+	span("request_wait", "time that a call waits for room for its arguments", func(l *Limits) *time.Duration { return &l.RequestWait }),
+	orNone(number("memory", "bytes of the whole process; from 90 % on new work is refused; 0 for the limit of its control group, if there is one",
+		func(l *Limits) *int { return &l.Memory })),
 	number("outbox", "bytes that wait to be taken by one peer", func(l *Limits) *int { return &l.Outbox }),
 	number("capnweb_message", "bytes of one message or batch of Cap'n Web", func(l *Limits) *int { return &l.CapnwebMessage }),
 	number("capnweb_entries", "exports and imports of one session of Cap'n Web", func(l *Limits) *int { return &l.CapnwebEntries }),
 	number("capnweb_operations", "calls and property reads of one message of Cap'n Web", func(l *Limits) *int { return &l.CapnwebOperations }),
 	span("capnweb_batch", "time that a batch of Cap'n Web may wait for its answers", func(l *Limits) *time.Duration { return &l.CapnwebBatch }),
+	span("websocket_ping", "silence after which a client of Cap'n Web is asked whether it is there; twice that without an answer ends it",
+		func(l *Limits) *time.Duration { return &l.WebSocketPing }),
+	number("state_value", "bytes of one value in the state", func(l *Limits) *int { return &l.StateValue }),
+	number("state_total", "bytes of all keys and values in the state", func(l *Limits) *int { return &l.StateTotal }),
+	number("state_history_events", "changes of the state that are kept for watches that come back", func(l *Limits) *int { return &l.StateHistoryEvents }),
+	number("state_history_bytes", "bytes of these", func(l *Limits) *int { return &l.StateHistoryBytes }),
+	number("session_queue", "bytes that one follower of a session may lag behind", func(l *Limits) *int { return &l.SessionQueue }),
 	number("connections", "open connections", func(l *Limits) *int { return &l.Connections }),
 	number("connections_per_uid", "open connections of one user", func(l *Limits) *int { return &l.ConnectionsPerUID }),
 	number("connections_unauthenticated", "TCP connections that must still authenticate", func(l *Limits) *int { return &l.ConnectionsUnauthenticated }),

@@ -1,12 +1,14 @@
 package hub
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,11 +27,11 @@ type conn struct {
 	listener *listener
 	since    time.Time
 	hub      *hub
-	account  *account    // whose quota it uses; set by registry.enter
 	share    *rpc.Share  // of the memory of unfinished frames
 	must     *time.Timer // ends a connection that has yet to authenticate; nil when it need not; guarded by registry.mu
 
 	base     *rpc.Peer                    // who it is without a token; set by serve
+	account  atomic.Pointer[account]      // whose limits it is under; changed by the registry
 	peer     atomic.Pointer[rpc.Peer]     // on whose behalf calls run; over HTTP, those of the present request
 	protocol atomic.Pointer[rpc.Protocol] // nil until the first bytes told
 	link     atomic.Pointer[rpc.Link]
@@ -52,6 +54,7 @@ type conn struct {
 
 	inHead   atomic.Bool // part of the head of a request was read, no request is served
 	serving  atomic.Bool // a request is served
+	idle     atomic.Bool // the HTTP server waits for the next request
 	settled  func()      // it got a first answer, or is gone: see newcomers
 	probing  atomic.Bool // its stream has ended: see probe
 	closing  atomic.Bool // the TLS layer says goodbye
@@ -140,6 +143,7 @@ func (c *conn) trySocket(p []byte) (int, error) {
 // Write blocks until all of p is taken, and fails when the peer takes nothing
 // for the stall limit.
 func (c *conn) Write(p []byte) (n int, err error) {
+	c.answersHead(p)
 	if c.tls != nil {
 		n, err = c.tls.Write(p)
 	} else {
@@ -216,14 +220,33 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// waitsForHead follows the server as it reads the head of a request: the end of
-// its patience between two requests is no refusal, inside a head it is.
+// waitsForHead follows the server as it reads the head of a request, and counts
+// the end of its patience: inside of a head, or between two requests.
 func (c *conn) waitsForHead(n int, err error) {
 	if n > 0 {
 		c.inHead.Store(true)
+		c.idle.Store(false)
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) && c.inHead.Swap(false) {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return
+	}
+	switch {
+	case c.inHead.Swap(false):
 		c.hub.metrics.rejected(limitHTTPHead)
+	case c.idle.Swap(false):
+		c.hub.metrics.rejected(limitHTTPIdle)
+	}
+}
+
+// tooLongHead is how the server answers a head over the limit, before any
+// handler has seen the request.
+var tooLongHead = []byte("HTTP/1.1 431 ")
+
+// answersHead counts an answer that the server gives by itself.
+func (c *conn) answersHead(p []byte) {
+	if !c.serving.Load() && c.protocolName() == protocolHTTP && bytes.HasPrefix(p, tooLongHead) {
+		c.hub.metrics.rejected(limitHTTPHeadBytes)
+		c.hub.audit.request(c, limitHTTPHeadBytes)
 	}
 }
 
@@ -318,6 +341,23 @@ func (c *conn) protocolName() rpc.Protocol {
 func (c *conn) attach(l *rpc.Link) {
 	l.Conn = c
 	c.link.Store(l)
+}
+
+// quota is what counts the calls of the peer, together with those of its other connections.
+func (c *conn) quota() *rpc.Quota { return &c.account.Load().quota }
+
+// ownedBy names who bears the limits of a connection whose peer is p, so that
+// whoever exceeds them hurts itself alone: the user that the kernel knows, else
+// the owner of the token or the certificate, else, when nobody has said
+// anything, the address.
+func (c *conn) ownedBy(p *rpc.Peer) string {
+	switch {
+	case p != nil && p.UID >= 0:
+		return "uid " + strconv.Itoa(p.UID)
+	case p != nil && p.Name != "":
+		return "name " + p.Name
+	}
+	return c.origin()
 }
 
 // linkOf returns the in-flight side, nil while there is none.

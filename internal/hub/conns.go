@@ -22,10 +22,11 @@ const (
 	limitPartialFrame    = "partial_frame"
 	limitHTTPBody        = "http_body"
 	limitHTTPHead        = "http_head"
+	limitHTTPHeadBytes   = "http_head_bytes"
+	limitHTTPIdle        = "http_idle"
 	limitWriteStall      = "write_stall"
 	limitFrame           = "frame"
 	descriptorReserve    = 64 // for logs, state, listeners and what handlers open
-	strangerUID          = -1 // TCP peers
 )
 
 // registry has every open connection.
@@ -35,16 +36,16 @@ type registry struct {
 	mu     sync.Mutex
 	last   uint64
 	all    map[*conn]struct{}
-	users  map[int]*account
+	users  map[string]*account
 	must   int // connections that still must say who they are
 	closed bool
 	empty  chan struct{} // closed when closed and no connection is left
 }
 
-// account is what all connections of one uid share.
+// account is what all connections of one user share: see conn.ownedBy.
 type account struct {
 	quota rpc.Quota
-	uid   int
+	owner string
 	conns int
 }
 
@@ -54,7 +55,7 @@ func newRegistry(limits Limits) *registry {
 		limits.Connections = min(limits.Connections, max(int(nofile.Cur)-descriptorReserve, 1))
 	}
 	return &registry{
-		limits: limits, all: map[*conn]struct{}{}, users: map[int]*account{}, empty: make(chan struct{}),
+		limits: limits, all: map[*conn]struct{}{}, users: map[string]*account{}, empty: make(chan struct{}),
 	}
 }
 
@@ -68,15 +69,11 @@ func (r *registry) full() bool {
 
 // enter adds c, whose peer is set, or names the limit that forbids it.
 func (r *registry) enter(c *conn) (limit string, ok bool) {
-	uid := strangerUID
 	peer := c.peer.Load()
-	if peer != nil && peer.UID >= 0 {
-		uid = peer.UID
-	}
+	owner := c.ownedBy(peer)
 	must := peer != nil && peer.Unauthenticated
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	u := r.users[uid]
 	switch {
 	case r.closed:
 		return "", false
@@ -84,16 +81,11 @@ func (r *registry) enter(c *conn) (limit string, ok bool) {
 		return limitConnections, false
 	case must && r.must >= r.limits.ConnectionsUnauthenticated:
 		return limitUnauthenticated, false
-	case u != nil && u.conns >= r.limits.ConnectionsPerUID:
+	case !r.assignLocked(c, owner):
 		return limitConnectionsUID, false
 	}
-	if u == nil {
-		u = &account{uid: uid}
-		r.users[uid] = u
-	}
-	u.conns++
 	r.last++
-	c.id, c.account = r.last, u
+	c.id = r.last
 	if must {
 		r.must++
 		c.must = time.AfterFunc(r.limits.Handshake, func() { r.expire(c) })
@@ -102,8 +94,53 @@ func (r *registry) enter(c *conn) (limit string, ok bool) {
 	return "", true
 }
 
-// authenticated notes that the peer of c has said who it is.
-func (r *registry) authenticated(c *conn) {
+// assignLocked makes c one of the connections of owner. It returns false when
+// there are too many of those.
+func (r *registry) assignLocked(c *conn, owner string) bool {
+	old := c.account.Load()
+	if old != nil && old.owner == owner {
+		return true
+	}
+	u := r.users[owner]
+	if u == nil {
+		u = &account{owner: owner}
+	} else if u.conns >= r.limits.ConnectionsPerUID {
+		return false
+	}
+	r.users[owner] = u
+	u.conns++
+	c.account.Store(u)
+	if old != nil {
+		r.releaseLocked(old)
+	}
+	if l := c.linkOf(); l != nil {
+		l.SetQuota(&u.quota)
+	}
+	return true
+}
+
+func (r *registry) releaseLocked(u *account) {
+	if u.conns--; u.conns == 0 {
+		delete(r.users, u.owner)
+	}
+}
+
+// belongs notes on whose behalf the later calls of c run, which may be for the
+// time of one request. It returns false when that user has too many connections.
+func (r *registry) belongs(c *conn, p *rpc.Peer) bool {
+	owner := c.ownedBy(p)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, open := r.all[c]
+	return !open || r.assignLocked(c, owner)
+}
+
+// authenticated notes that the peer of c has said who it is, p. It returns
+// false when that user has too many connections.
+func (r *registry) authenticated(c *conn, p *rpc.Peer) bool {
+	if !r.belongs(c, p) {
+		return false
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if c.must != nil {
@@ -111,6 +148,7 @@ func (r *registry) authenticated(c *conn) {
 		c.must.Stop()
 		c.must = nil
 	}
+	return true
 }
 
 // expire ends a connection whose peer has not said who it is in time: there
@@ -138,9 +176,7 @@ func (r *registry) leave(c *conn) {
 		c.must.Stop()
 		c.must = nil
 	}
-	if c.account.conns--; c.account.conns == 0 {
-		delete(r.users, c.account.uid)
-	}
+	r.releaseLocked(c.account.Load())
 	if r.closed && len(r.all) == 0 {
 		close(r.empty)
 	}

@@ -23,7 +23,7 @@ const (
 // the connection, which serves one request after another. It answers and
 // returns false when the request presents what is no token.
 func (h *hub) admitRequest(w http.ResponseWriter, r *http.Request, c *conn) bool {
-	c.peer.Store(c.base)
+	before := c.peer.Swap(c.base)
 	if c.listener.metrics && c.listener.addr.auth == authNone {
 		return true // a token that a scraper sends anyway is not looked at
 	}
@@ -33,6 +33,9 @@ func (h *hub) admitRequest(w http.ResponseWriter, r *http.Request, c *conn) bool
 		h.audit.request(c, "two tokens in one request")
 		http.Error(w, "more than one token", http.StatusBadRequest)
 		return false
+	case !found && before != c.base && !h.open.belongs(c, c.base):
+		h.tooManyConnections(w)
+		return false
 	case !found:
 		return true
 	}
@@ -40,7 +43,7 @@ func (h *hub) admitRequest(w http.ResponseWriter, r *http.Request, c *conn) bool
 	if err != nil {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="hubd", error="invalid_token"`)
 		status := http.StatusUnauthorized
-		if err == errTooManyAttempts {
+		if endsConnection(err) {
 			w.Header().Set("Connection", "close")
 			status = http.StatusTooManyRequests
 		}
@@ -49,6 +52,14 @@ func (h *hub) admitRequest(w http.ResponseWriter, r *http.Request, c *conn) bool
 	}
 	c.peer.Store(p)
 	return true
+}
+
+// tooManyConnections answers a request without a token on a connection that
+// served one with a token before, when there is no place for it any more.
+func (h *hub) tooManyConnections(w http.ResponseWriter) {
+	h.metrics.rejected(limitConnectionsUID)
+	w.Header().Set("Connection", "close")
+	http.Error(w, errTooManyConnections.Message, http.StatusTooManyRequests)
 }
 
 // presented takes the token out of a request, so that nothing behind it can

@@ -254,6 +254,16 @@ func (h *testHub) sample(series string) string {
 	return ""
 }
 
+// rejected returns how often a limit was met.
+func (h *testHub) rejected(limit string) int {
+	h.t.Helper()
+	n, err := strconv.Atoi(h.sample(`hubd_rejected_total{limit="` + limit + `"}`))
+	if err != nil {
+		h.t.Fatalf("limit %s: %v", limit, err)
+	}
+	return n
+}
+
 // eventually waits until f is true.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()

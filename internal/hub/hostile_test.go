@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -241,11 +240,11 @@ func TestOwnerOfAClosedSocketIsNobody(t *testing.T) {
 	}
 }
 
-// Running calls hold a bounded amount of arguments: large ones are refused
-// then, small ones never.
+// Running calls hold a bounded amount of arguments: large ones wait a moment for
+// room and are refused then, small ones never.
 func TestArgumentsOfRunningCallsShareABudget(t *testing.T) {
 	t.Parallel()
-	h := startHub(t, Options{Demo: true, Limits: Limits{RequestMemory: 4 << 20}})
+	h := startHub(t, Options{Demo: true, Limits: Limits{RequestMemory: 4 << 20, RequestWait: 50 * time.Millisecond}})
 	w := h.dial()
 	big := strings.Repeat("x", 3<<20)
 	wait := func(id string, n int) {
@@ -322,12 +321,15 @@ func TestAnnouncedLengths(t *testing.T) {
 			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 	}
 	huge := "\x81\xff\x00\x00\x00\x01\x00\x00\x00\x00\x01\x02\x03\x04" // 4 GiB
-	for i, text := range []string{upgrade("/capnweb") + huge, upgrade("/kkrpc") + huge, "\xff\xff\xff\xff"} {
+	for text, limit := range map[string]string{
+		upgrade("/capnweb") + huge: "capnweb_message", upgrade("/kkrpc") + huge: "frame", "\xff\xff\xff\xff": "frame",
+	} {
+		before := h.rejected(limit)
 		w := dial(t, "tcp", h.tcp)
 		w.send(text)
 		if _, err := io.ReadAll(w.r); err != nil && !isReset(err) {
-			t.Errorf("%d: still open: %v", i, err)
+			t.Errorf("%q: still open: %v", text, err)
 		}
-		eventually(t, "the length is counted", func() bool { return h.sample(`hubd_rejected_total{limit="frame"}`) == strconv.Itoa(i+1) })
+		eventually(t, "the length is counted", func() bool { return h.rejected(limit) == before+1 })
 	}
 }

@@ -56,8 +56,13 @@ func newWeb(h *hub) *web {
 		ReadHeaderTimeout: limits.HTTPHead,
 		IdleTimeout:       limits.HTTPIdle,
 		MaxHeaderBytes:    limits.HTTPHeadBytes,
-		ErrorLog:          zap.NewStdLog(h.log.Named("http")),
-		BaseContext:       func(net.Listener) context.Context { return h.ctx },
+		ConnState: func(nc net.Conn, s http.ConnState) {
+			if c, ok := nc.(*conn); ok {
+				c.idle.Store(s == http.StateIdle)
+			}
+		},
+		ErrorLog:    zap.NewStdLog(h.log.Named("http")),
+		BaseContext: func(net.Listener) context.Context { return h.ctx },
 		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, nc.(*conn))
 		},

@@ -32,7 +32,7 @@ func (h *hub) newKkrpc() *kkrpc.Server {
 // serveKkrpc serves one connection whose messages are lines.
 func (h *hub) serveKkrpc(ctx context.Context, c *conn) error {
 	return h.kkrpc.Serve(ctx, kkrpc.Conn{
-		Admission: kkrpc.Admission{Peer: c.peer.Load(), Quota: &c.account.quota, OnLink: c.attach},
+		Admission: kkrpc.Admission{Peer: c.peer.Load(), Quota: c.quota(), OnLink: c.attach},
 		Reader:    c,
 		Wire:      c,
 		Gone:      c.gone,
@@ -46,7 +46,7 @@ func (h *hub) admitKkrpc(r *http.Request) (kkrpc.Admission, error) {
 	var link *rpc.Link
 	return kkrpc.Admission{
 		Peer:  c.peer.Load(),
-		Quota: &c.account.quota,
+		Quota: c.quota(),
 		OnLink: func(l *rpc.Link) {
 			link = l
 			c.speaks(rpc.Kkrpc)

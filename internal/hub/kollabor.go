@@ -39,7 +39,7 @@ func (h *hub) serveKollabor(ctx context.Context, c *conn) error {
 		Peer:    c.peer.Load(),
 		Session: h.sessionOf(c),
 		ID:      c.id,
-		Quota:   &c.account.quota,
+		Quota:   c.quota(),
 		OnLink:  c.attach,
 		OnPeer:  func(p *rpc.Peer) { c.peer.Store(p) },
 

@@ -16,9 +16,8 @@ import (
 
 // Names of limits that krpc tells.
 const (
-	limitUpload   = filesvc.LimitUpload
-	limitSpool    = "spool"
-	limitRequests = "request_memory"
+	limitUpload = filesvc.LimitUpload
+	limitSpool  = "spool"
 )
 
 // newKrpc makes the server of krpc. Its spool is in the state folder, which is
@@ -69,7 +68,7 @@ func (h *hub) admitKrpc(r *http.Request) (krpc.Admission, error) {
 	var link *rpc.Link
 	return krpc.Admission{
 		Peer:  c.peer.Load(),
-		Quota: &c.account.quota,
+		Quota: c.quota(),
 		OnLink: func(l *rpc.Link) {
 			link = l
 			c.speaks(rpc.Krpc)
@@ -128,6 +127,6 @@ func (o krpcObserver) Refused(r *http.Request, reason krpc.Reason) {
 	case krpc.ReasonFull:
 		o.h.metrics.rejected(limitSpool)
 	case krpc.ReasonBusy:
-		o.h.metrics.rejected(limitRequests)
+		o.h.metrics.rejected(rpc.LimitRequestMemory)
 	}
 }

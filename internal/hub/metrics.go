@@ -12,7 +12,9 @@ import (
 
 	"github.com/hubd-dev/hubd/internal/filesvc"
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/rpc/capnweb"
 	"github.com/hubd-dev/hubd/internal/session"
+	"github.com/hubd-dev/hubd/internal/statesvc"
 )
 
 // metrics has everything that Prometheus is told. Label values come from the
@@ -158,13 +160,7 @@ func (m *metrics) zero() {
 	for _, t := range []string{"unix", "tcp"} {
 		m.connections.WithLabelValues(string(protocolHTTP), t)
 	}
-	for _, limit := range []string{
-		rpc.LimitCallsPerConnection, rpc.LimitCallsPerUID, rpc.LimitCalls, rpc.LimitOutbox, rpc.LimitRequestMemory, rpc.LimitSubscriptions,
-		rpc.LimitSubscriptionsUID,
-		limitConnections, limitConnectionsUID, limitUnauthenticated, limitHandshake, limitAttempts,
-		limitUnfinished, limitPartialFrame, limitHTTPBody, limitHTTPHead, limitFirstByte, limitWriteStall, limitFrame,
-		limitUpload, limitSpool, limitRequests, filesvc.LimitQuota,
-	} {
+	for _, limit := range limitNames {
 		m.rejections.WithLabelValues(limit)
 	}
 	for _, op := range []string{opSync, opSnapshot} {
@@ -183,6 +179,17 @@ func (m *metrics) zero() {
 		m.tlsReloads.WithLabelValues(result)
 		m.reloads.WithLabelValues(result)
 	}
+}
+
+// limitNames are the label values of hubd_rejected_total.
+var limitNames = []string{
+	rpc.LimitCallsPerConnection, rpc.LimitCallsPerUID, rpc.LimitCalls, rpc.LimitOutbox, rpc.LimitRequestMemory, rpc.LimitMemory,
+	rpc.LimitSubscriptions, rpc.LimitSubscriptionsUID,
+	capnweb.LimitMessage, capnweb.LimitEntries, capnweb.LimitOperations, capnweb.LimitBatch, capnweb.LimitPing,
+	statesvc.LimitKey, statesvc.LimitValue, statesvc.LimitTotal, statesvc.LimitTransaction, statesvc.LimitQueue, statesvc.LimitDisk,
+	limitConnections, limitConnectionsUID, limitUnauthenticated, limitHandshake, limitAttempts, limitFirstByte,
+	limitUnfinished, limitPartialFrame, limitFrame, limitWriteStall,
+	limitHTTPBody, limitHTTPHead, limitHTTPHeadBytes, limitHTTPIdle, limitUpload, limitSpool, filesvc.LimitQuota,
 }
 
 func (m *metrics) rejected(limit string) { m.rejections.WithLabelValues(limit).Inc() }

@@ -71,6 +71,9 @@ type Options struct {
 	// Limits bounds what peers may use.
 	Limits Limits
 
+	// MemoryMax is how many bytes the process may have by its control group; 0
+	// when that says nothing. Limits.Memory wins.
+	MemoryMax int64
 	// Version is what the hub says it is; "" is "devel".
 	Version string
 	// Inherited are listening sockets that the service manager opened. The hub
@@ -94,7 +97,8 @@ type Options struct {
 	// Load reads the configuration anew; nil when there is none to read.
 	Load func() (Options, error)
 
-	wrapStore func(statesvc.Store) statesvc.Store // tests come between the hub and its store
+	wrapStore   func(statesvc.Store) statesvc.Store // tests come between the hub and its store
+	memoryInUse func() int64                        // tests say how much memory the process has
 }
 
 // Info is what Ready hands out.
@@ -104,7 +108,7 @@ type Info struct {
 	State     string
 }
 
-// Limits bounds what peers may use. A zero field means its default.
+// Limits bounds what peers may use. A zero field means its default, of Memory Options.MemoryMax.
 type Limits struct {
 	Frame                      int           // bytes of one frame or line
 	Upload                     int           // bytes of the files of one request, and of one file that is uploaded
@@ -115,11 +119,19 @@ type Limits struct {
 	SubscriptionsPerConnection int           // endless streams, such as watches
 	SubscriptionsPerUID        int           //
 	RequestMemory              int           // bytes of the arguments of running calls, all connections
+	RequestWait                time.Duration // that a call waits for some of it
+	Memory                     int           // bytes of the whole process
 	Outbox                     int           // bytes that wait for one peer
 	CapnwebMessage             int           // bytes of one message or batch of Cap'n Web
 	CapnwebEntries             int           // exports and imports of one session
 	CapnwebOperations          int           // calls and property reads of one message
 	CapnwebBatch               time.Duration // a batch may wait for its answers
+	WebSocketPing              time.Duration // of silence until a client of Cap'n Web is asked whether it is there
+	StateValue                 int           // bytes of one value
+	StateTotal                 int           // bytes of all keys and values
+	StateHistoryEvents         int           // kept for watches that come back
+	StateHistoryBytes          int           // of these events
+	SessionQueue               int           // bytes that one follower of a session may lag behind
 	Connections                int           // all
 	ConnectionsPerUID          int           //
 	ConnectionsUnauthenticated int           // TCP connections that must still say who they are
@@ -167,11 +179,18 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.SubscriptionsPerConnection, rpc.DefaultSubscriptionsPerLink)
 	fill(&l.SubscriptionsPerUID, rpc.DefaultSubscriptionsPerUID)
 	fill(&l.RequestMemory, rpc.DefaultRequestMemory)
+	fill(&l.RequestWait, rpc.DefaultRoomWait)
 	fill(&l.Outbox, rpc.DefaultHard)
 	fill(&l.CapnwebMessage, capnweb.DefaultMaxMessage)
 	fill(&l.CapnwebEntries, capnweb.DefaultMaxEntries)
 	fill(&l.CapnwebOperations, capnweb.DefaultMaxOps)
 	fill(&l.CapnwebBatch, capnweb.DefaultBatchWait)
+	fill(&l.WebSocketPing, capnweb.DefaultPing)
+	fill(&l.StateValue, statesvc.DefaultValue)
+	fill(&l.StateTotal, statesvc.DefaultTotal)
+	fill(&l.StateHistoryEvents, statesvc.DefaultHistoryEvents)
+	fill(&l.StateHistoryBytes, statesvc.DefaultHistoryBytes)
+	fill(&l.SessionQueue, session.DefaultQueueBytes)
 	fill(&l.Connections, DefaultConnections)
 	fill(&l.ConnectionsPerUID, DefaultConnectionsPerUID)
 	fill(&l.ConnectionsUnauthenticated, DefaultConnectionsUnauthenticated)
@@ -356,17 +375,23 @@ func (l Limits) validate() error {
 	check("subscriptions_per_connection", int64(l.SubscriptionsPerConnection), 1, 1<<20)
 	check("subscriptions_per_uid", int64(l.SubscriptionsPerUID), 1, 1<<24)
 	check("request_memory", int64(l.RequestMemory), 64<<10, 1<<40)
+	check("memory", int64(l.Memory), 64<<10, 1<<50)
 	check("outbox", int64(l.Outbox), 64<<10, 1<<32)
 	check("capnweb_message", int64(l.CapnwebMessage), 4<<10, 1<<30)
 	check("capnweb_entries", int64(l.CapnwebEntries), 16, 1<<24)
 	check("capnweb_operations", int64(l.CapnwebOperations), 16, 1<<24)
+	check("state_value", int64(l.StateValue), 1<<10, 64<<20)
+	check("state_total", int64(l.StateTotal), 64<<10, 1<<40)
+	check("state_history_events", int64(l.StateHistoryEvents), 1, 1<<30)
+	check("state_history_bytes", int64(l.StateHistoryBytes), 4<<10, 1<<40)
+	check("session_queue", int64(l.SessionQueue), 4<<10, 1<<32)
 	check("unfinished", int64(l.Unfinished), 64<<10, 1<<40)
 	check("connections", int64(l.Connections), 1, 1<<20)
 	check("connections_per_uid", int64(l.ConnectionsPerUID), 1, 1<<20)
 	check("connections_unauthenticated", int64(l.ConnectionsUnauthenticated), 1, 1<<20)
 	check("http_head_bytes", int64(l.HTTPHeadBytes), 1<<10, 16<<20)
 	for name, d := range map[string]time.Duration{
-		"capnweb_batch": l.CapnwebBatch, "partial_frame": l.PartialFrame, "http_body": l.HTTPBody, "handshake": l.Handshake, "first_byte": l.FirstByte, "http_head": l.HTTPHead, "http_idle": l.HTTPIdle, "write_stall": l.WriteStall, "drain": l.Drain,
+		"capnweb_batch": l.CapnwebBatch, "websocket_ping": l.WebSocketPing, "request_wait": l.RequestWait, "partial_frame": l.PartialFrame, "http_body": l.HTTPBody, "handshake": l.Handshake, "first_byte": l.FirstByte, "http_head": l.HTTPHead, "http_idle": l.HTTPIdle, "write_stall": l.WriteStall, "drain": l.Drain,
 	} {
 		if d != 0 && (d < time.Millisecond || d > time.Hour) {
 			problems = append(problems, fmt.Errorf("limits.%s: %v is not between 1ms and 1h", name, d))

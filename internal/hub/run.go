@@ -119,6 +119,7 @@ func start(o Options) (_ *hub, err error) {
 		}
 	}
 	h.background.Go(h.sweep)
+	h.background.Go(h.watchMemory)
 	if err := h.keepPresence(); err != nil {
 		return nil, err
 	}
@@ -162,7 +163,7 @@ func newHub(o Options) *hub {
 	h.gate = &rpc.Gate{
 		Observer: callObserver{h}, CallsPerLink: o.Limits.CallsPerConnection, CallsPerUID: o.Limits.CallsPerUID, Calls: o.Limits.Calls,
 		SubscriptionsPerLink: o.Limits.SubscriptionsPerConnection, SubscriptionsPerUID: o.Limits.SubscriptionsPerUID,
-		RequestMemory: int64(o.Limits.RequestMemory),
+		RequestMemory: int64(o.Limits.RequestMemory), RoomWait: o.Limits.RequestWait,
 	}
 	h.table.Added = h.metrics.added
 	h.sessions = h.newSessions()

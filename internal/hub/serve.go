@@ -90,6 +90,8 @@ func (h *hub) refuseTLS(c *conn, err error) {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		h.metrics.rejected(limitHandshake)
+	case err == errTooManyConnections:
+		h.metrics.rejected(limitConnectionsUID)
 	case errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed): // a probe, or the limit for all of authentication
 	default:
 		h.metrics.drop("", dropTLS)

@@ -19,8 +19,11 @@ import (
 // own, because the attach frame of the native protocol names no session.
 func (h *hub) newSessions() *session.Registry {
 	return session.New(session.Options{
-		Default:  h.defaultSession(),
-		Memory:   h.opts.Limits.SessionMemory,
+		Default: h.defaultSession(),
+		Memory:  h.opts.Limits.SessionMemory,
+
+		QueueBytes: h.opts.Limits.SessionQueue,
+
 		Observer: sessionObserver{h},
 		OnOpen: func(s *session.Session) error {
 			if err := h.openSessionSocket(s); err != nil {

@@ -88,7 +88,7 @@ func (h *hub) snekrpcConn(c *conn, r io.Reader, transport string, chunked bool) 
 		Wire:      c,
 		Peer:      c.peer.Load,
 		ID:        c.id,
-		Quota:     &c.account.quota,
+		Quota:     c.quota(),
 		Transport: transport,
 		Chunked:   chunked,
 		OnLink:    c.attach,

@@ -31,7 +31,7 @@ const storeQueue = 65536
 // methods of the state service. The store's own errors carry the exit code.
 func (h *hub) openStore() error {
 	var batches statesvc.Batches
-	o := statesvc.Options{Limits: statesvc.Limits{Queue: storeQueue}, Observer: storeObserver{h.metrics}, Logger: h.log.Named("store")}
+	o := statesvc.Options{Limits: h.stateLimits(), Observer: storeObserver{h.metrics}, Logger: h.log.Named("store")}
 	batches.Install(&o)
 	began := time.Now()
 	store, err := statesvc.Open(filepath.Join(h.opts.State, storeFolder), o)
@@ -53,6 +53,14 @@ func (h *hub) openStore() error {
 	}
 	h.table.Describe("state", "Shared state: values under keys, with revisions, transactions and watches.")
 	return h.table.Add(append(h.service.Methods(), kollaborstate.Methods(facts{h})...)...)
+}
+
+func (h *hub) stateLimits() statesvc.Limits {
+	l := h.opts.Limits
+	return statesvc.Limits{
+		Queue: storeQueue, Value: l.StateValue, Total: int64(l.StateTotal),
+		HistoryEvents: l.StateHistoryEvents, HistoryBytes: int64(l.StateHistoryBytes),
+	}
 }
 
 // closeStore comes after the last connection has ended.

@@ -166,7 +166,9 @@ func (c *conn) handshake() error {
 		if p := c.hub.live.Load().certified(c.listener.addr, chains[0][0]); p != nil {
 			c.base = p
 			c.peer.Store(p)
-			c.hub.open.authenticated(c)
+			if !c.hub.open.authenticated(c, p) {
+				return errTooManyConnections
+			}
 			return nil
 		}
 		c.hub.audit.request(c, "certificate of nobody who is listed: "+rpc.CleanText(chains[0][0].Subject.String(), 200))

@@ -174,7 +174,7 @@ func (h *hub) authenticateCall(ctx context.Context, in struct {
 	}
 	p, err := h.authenticate(c, in.Token)
 	if err != nil {
-		if err == errTooManyAttempts {
+		if endsConnection(err) {
 			c.Close()
 		}
 		return rpc.Value{}, err

@@ -61,6 +61,14 @@ var errTooManyAttempts = &rpc.Error{
 	Code: rpc.CodeUnauthenticated, Message: "the token is not valid; too many attempts", Ran: rpc.RanNo,
 }
 
+// errTooManyConnections answers a good token whose owner has as many
+// connections as one may have. This one is closed.
+var errTooManyConnections = &rpc.Error{Code: rpc.CodeOverloaded, Message: "too many connections of this user", Ran: rpc.RanNo}
+
+// endsConnection reports whether an error of authenticate asks for the end of
+// the connection.
+func endsConnection(err error) bool { return err == errTooManyAttempts || err == errTooManyConnections }
+
 // authenticate says who the peer of c is by the token that it presents, for
 // any protocol and in any place of it. The peer is to be used for the calls that
 // the token came with or that follow; c itself no longer counts among those that
@@ -68,7 +76,7 @@ var errTooManyAttempts = &rpc.Error{
 //
 // A good token always passes: whoever shares an address with somebody who
 // guesses is not shut out. The error is an *rpc.Error that says no more than a
-// stranger may know; errTooManyAttempts asks for the end of the connection.
+// stranger may know; see endsConnection.
 func (h *hub) authenticate(c *conn, token string) (*rpc.Peer, error) {
 	t, grant, err := h.tokens.Check(token)
 	if err != nil {
@@ -81,7 +89,10 @@ func (h *hub) authenticate(c *conn, token string) (*rpc.Peer, error) {
 	if a := c.listener.addr; a.network == "tcp" && a.scopes != 0 {
 		p.Scopes &= a.scopes
 	}
-	h.open.authenticated(c)
+	if !h.open.authenticated(c, p) {
+		h.metrics.rejected(limitConnectionsUID)
+		return nil, errTooManyConnections
+	}
 	return p, nil
 }
 
@@ -104,7 +115,7 @@ func (h *hub) refuseToken(c *conn, why error) *rpc.Error {
 func (h *hub) authenticateHello(k *kollabor.Conn, token string) (*rpc.Peer, error) {
 	c := k.Wire.(*conn) // serveKollabor has put it there
 	p, err := h.authenticate(c, token)
-	if err == errTooManyAttempts {
+	if endsConnection(err) {
 		c.Close()
 	}
 	return p, err

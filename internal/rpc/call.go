@@ -58,6 +58,8 @@ type Call struct {
 	Key      string        // the caller's id, unique among its calls in flight; "" for none. May be set by Reply.Own
 
 	link     *Link
+	quota    *Quota // in which it is counted; set by Start
+	mayWait  bool   // it was in the lobby; set by Start
 	id       uint64 // set by Own
 	weight   int64  // of Args in memory; set by Own
 	began    time.Time

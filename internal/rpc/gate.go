@@ -27,6 +27,7 @@ const (
 	LimitCalls              = "calls"
 	LimitOutbox             = "outbox"
 	LimitRequestMemory      = "request_memory"
+	LimitMemory             = "memory"
 	LimitSubscriptions      = "subscriptions_per_connection"
 	LimitSubscriptionsUID   = "subscriptions_per_uid"
 )
@@ -46,7 +47,7 @@ const (
 	DefaultSubscriptionsPerUID  = 4096
 	DefaultRequestMemory        = 256 << 20
 
-	smallRequest = 16 << 10 // what such a call holds is counted, but never refused
+	smallRequest = 16 << 10 // what such a call holds is counted, but it waits for no room
 )
 
 // Gate is what all links of a hub share: limits, default times, the observer,
@@ -61,15 +62,18 @@ type Gate struct {
 	CallsPerUID  int           // 0: DefaultCallsPerUID; see Quota
 	Calls        int           // 0: DefaultCalls
 
-	// Calls of Endless methods are subscriptions, and so is what Link.Subscribe counts.
+	// Calls of Endless methods are subscriptions, and so is what Call.Subscribe counts.
 	SubscriptionsPerLink int // 0: DefaultSubscriptionsPerLink
 	SubscriptionsPerUID  int // 0: DefaultSubscriptionsPerUID
 
-	RequestMemory int64 // bytes of the arguments of registered calls; 0: DefaultRequestMemory
+	RequestMemory int64         // bytes of the arguments of registered calls; 0: DefaultRequestMemory
+	RoomWait      time.Duration // how long a call waits for some of it; 0: DefaultRoomWait
 
 	inFlight atomic.Int64
 	memory   atomic.Int64 // of the arguments of registered calls
 	draining atomic.Bool
+	scarce   atomic.Bool
+	lobby    lobby
 }
 
 // Drain refuses all new calls from now on.
@@ -78,11 +82,29 @@ func (g *Gate) Drain() { g.draining.Store(true) }
 // Draining reports whether Drain was called.
 func (g *Gate) Draining() bool { return g.draining.Load() }
 
-// Memory returns how many bytes the arguments of registered calls hold.
+// SetScarce says whether the process is short of memory. While it is, only
+// small calls of light methods are taken: those that run inline or steer the hub.
+func (g *Gate) SetScarce(on bool) { g.scarce.Store(on) }
+
+// Memory returns how many bytes the arguments of running calls hold.
 func (g *Gate) Memory() int64 { return g.memory.Load() }
+
+// Waiting returns how many bytes the arguments of calls hold that wait for room.
+func (g *Gate) Waiting() int64 {
+	g.lobby.mu.Lock()
+	defer g.lobby.mu.Unlock()
+	return g.lobby.bytes
+}
 
 // InFlight returns how many registered calls run.
 func (g *Gate) InFlight() int { return int(g.inFlight.Load()) }
+
+// Rejected tells the observer of a refusal because of a limit.
+func (g *Gate) Rejected(limit string) {
+	if g.Observer != nil {
+		g.Observer.Rejected(limit)
+	}
+}
 
 func or[T ~int | ~int64](v, fallback T) T {
 	if v == 0 {

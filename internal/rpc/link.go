@@ -15,10 +15,14 @@ type Link struct {
 	Quota *Quota  // shared with the other links of the same user; may be nil
 	Conn  any     // the hub's own record of the connection; set before the first Start
 
-	gate *Gate
-	peer atomic.Pointer[Peer] // of later calls; nil: as the protocol says
-	n    atomic.Int64         // registered calls
-	subs atomic.Int64         // subscriptions: calls of Endless methods, and see Subscribe
+	gate  *Gate
+	peer  atomic.Pointer[Peer]  // of later calls; nil: as the protocol says
+	quota atomic.Pointer[Quota] // of later calls; nil: Quota
+	n     atomic.Int64          // registered calls
+	subs  atomic.Int64          // subscriptions: calls of Endless methods, and see Call.Subscribe
+
+	lobby []*waiter    // calls that wait for room, in their order; guarded by gate.lobby.mu
+	waits atomic.Int64 // how many
 
 	mu      sync.Mutex // before call, stream and outbox locks; never held while one of them is waited for
 	byKey   map[string]*Call
@@ -52,6 +56,10 @@ func (l *Link) Peer(p *Peer) *Peer {
 	return p
 }
 
+// SetQuota makes later calls count among those of somebody else: the other end
+// has authenticated. Calls that run stay where they were counted.
+func (l *Link) SetQuota(q *Quota) { l.quota.Store(q) }
+
 // Start admits c and starts it at t: the one way for protocols to call. Every
 // outcome, refusal and panic included, reaches c.Reply exactly once. Start
 // never blocks.
@@ -60,10 +68,21 @@ func (l *Link) Start(b *Batch, t Target, c *Call) {
 	c.index = -1
 	c.began = b.Now()
 	c.Peer = l.Peer(c.Peer)
-	if e := l.refuse(c, t); e != nil {
-		c.Finish(b, Value{}, e)
-		return
+	if c.quota = l.quota.Load(); c.quota == nil {
+		c.quota = l.Quota
 	}
+	switch e := l.refuse(c, t); {
+	case e != nil:
+		c.Finish(b, Value{}, e)
+	case l.mustWait(c):
+		l.wait(b, t, c)
+	default:
+		l.launch(b, t, c)
+	}
+}
+
+// launch starts an admitted call.
+func (l *Link) launch(b *Batch, t Target, c *Call) {
 	defer l.recover(b, c)
 	t.Start(b, c)
 }
@@ -85,14 +104,14 @@ func (l *Link) refuse(c *Call, t Target) *Error {
 	case max(n, l.handlers.Load()) >= int64(or(g.CallsPerLink, DefaultCallsPerLink)):
 		// A handler that goes on after its call was cancelled counts, too.
 		return l.over(LimitCallsPerConnection, "too many calls in flight on this connection")
-	case l.Quota != nil && l.Quota.n.Load() >= int64(or(g.CallsPerUID, DefaultCallsPerUID)):
+	case c.quota != nil && c.quota.n.Load() >= int64(or(g.CallsPerUID, DefaultCallsPerUID)):
 		return l.over(LimitCallsPerUID, "too many calls in flight for this user")
 	case g.inFlight.Load() >= int64(or(g.Calls, DefaultCalls)):
 		return l.over(LimitCalls, "too many calls in flight")
 	case l.Out != nil && l.Out.Busy():
 		return l.over(LimitOutbox, "too many bytes wait to be read by this client")
-	case g.memory.Load() >= or(g.RequestMemory, DefaultRequestMemory) && c.Args.weight() > smallRequest:
-		return l.over(LimitRequestMemory, "the arguments of running calls hold too much memory")
+	case g.scarce.Load() && !(isMethod && m.light() && c.Args.weight() <= smallRequest):
+		return l.over(LimitMemory, "the hub is short of memory")
 	}
 	if isMethod && !c.Peer.May(m) {
 		return c.Peer.Refusal(m)
@@ -105,33 +124,41 @@ func (l *Link) refuse(c *Call, t Target) *Error {
 
 var errDuplicate = &Error{Code: CodeDuplicate, Message: "a call with this id is still in flight", Ran: RanNo}
 
-// crowded says why the connection may have no further subscription, nil if it may.
-func (l *Link) crowded() *Error {
-	g := l.gate
+// crowded says why the connection of c may have no further subscription, nil if it may.
+func (c *Call) crowded() *Error {
+	l, g := c.link, c.link.gate
 	switch {
 	case l.subs.Load() >= int64(or(g.SubscriptionsPerLink, DefaultSubscriptionsPerLink)):
 		return l.over(LimitSubscriptions, "too many subscriptions on this connection")
-	case l.Quota != nil && l.Quota.subscriptions.Load() >= int64(or(g.SubscriptionsPerUID, DefaultSubscriptionsPerUID)):
+	case c.quota != nil && c.quota.subscriptions.Load() >= int64(or(g.SubscriptionsPerUID, DefaultSubscriptionsPerUID)):
 		return l.over(LimitSubscriptionsUID, "too many subscriptions of this user")
 	}
 	return nil
 }
 
-// Subscribe counts n subscriptions that are no calls in flight: such as a watch
-// whose call has been answered with a reference. Calls of Endless methods are
-// counted without it, and the limits looked at when they start. A negative n
-// takes them back.
-func (l *Link) Subscribe(n int) {
-	l.subs.Add(int64(n))
-	if l.Quota != nil {
-		l.Quota.subscriptions.Add(int64(n))
+// Subscribe counts a subscription that outlives its call, such as a watch whose
+// call has been answered with a reference; end takes it back. Calls of Endless
+// methods are counted without it, and the limits looked at when they start.
+func (c *Call) Subscribe() (end func()) {
+	c.subscribe(1)
+	return func() { c.subscribe(-1) }
+}
+
+func (c *Call) subscribe(by int64) {
+	if c.link != nil {
+		c.link.subs.Add(by)
+	}
+	if c.quota != nil { // where it was counted, should the connection have moved
+		c.quota.subscriptions.Add(by)
 	}
 }
 
+// Rejected tells the observer that something of the connection was refused
+// because of a limit of its protocol.
+func (l *Link) Rejected(limit string) { l.gate.Rejected(limit) }
+
 func (l *Link) over(limit, message string) *Error {
-	if o := l.gate.Observer; o != nil {
-		o.Rejected(limit)
-	}
+	l.gate.Rejected(limit)
 	return &Error{Code: CodeOverloaded, Message: message, Ran: RanNo}
 }
 
@@ -287,6 +314,7 @@ func (l *Link) register(c *Call) {
 	if c.Key != "" {
 		if l.byKey[c.Key] != nil { // the key was not known before Own
 			l.mu.Unlock()
+			c.mayWait = false // it never was here, and nobody else knows it
 			c.Finish(nil, Value{}, errDuplicate)
 			return
 		}
@@ -296,6 +324,9 @@ func (l *Link) register(c *Call) {
 		l.byKey[c.Key] = c
 	}
 	l.count(c, 1)
+	if !c.mayWait { // else where it waits says what it holds
+		l.gate.memory.Add(c.weight)
+	}
 	l.push(c)
 	l.armLocked()
 	closed := l.closed
@@ -318,18 +349,22 @@ func (l *Link) remove(c *Call) {
 	}
 	l.mu.Unlock()
 	l.count(c, -1)
+	if c.mayWait {
+		l.gate.forget(c)
+	} else {
+		l.gate.giveBack(c.weight)
+	}
 }
 
 // count notes that a call is registered, or no longer.
 func (l *Link) count(c *Call, by int64) {
 	l.n.Add(by)
 	l.gate.inFlight.Add(by)
-	l.gate.memory.Add(by * c.weight)
-	if l.Quota != nil {
-		l.Quota.n.Add(by)
+	if c.quota != nil {
+		c.quota.n.Add(by)
 	}
 	if c.Method != nil && c.Method.Endless {
-		l.Subscribe(int(by))
+		c.subscribe(by)
 	}
 }
 

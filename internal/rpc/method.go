@@ -146,13 +146,17 @@ func (m *Method) Start(b *Batch, c *Call) {
 		return
 	}
 	if m.Endless && c.link != nil {
-		if e := c.link.crowded(); e != nil {
+		if e := c.crowded(); e != nil {
 			c.Finish(b, Value{}, e)
 			return
 		}
 	}
 	m.target.Start(b, c)
 }
+
+// light reports whether a call of m costs next to nothing, or may help when
+// there is little left of something.
+func (m *Method) light() bool { return m.Run == Inline || m.Scope == ScopeAdmin }
 
 // funcTarget runs a Go function.
 type funcTarget struct {

@@ -17,6 +17,14 @@ const (
 	LimitDisk        = "state_disk"
 )
 
+// Defaults of the limits that can be configured.
+const (
+	DefaultValue         = 1 << 20
+	DefaultTotal         = 1 << 30
+	DefaultHistoryEvents = 100_000
+	DefaultHistoryBytes  = 256 << 20
+)
+
 // Limits bound what the store takes. A zero field means the default.
 type Limits struct {
 	Key           int   // bytes of a key: 1 KiB
@@ -49,10 +57,10 @@ func (l Limits) withDefaults() Limits {
 		}
 	}
 	set(&l.Key, 1<<10)
-	set(&l.Value, 1<<20)
-	set64(&l.Total, 1<<30)
-	set(&l.HistoryEvents, 100_000)
-	set64(&l.HistoryBytes, 256<<20)
+	set(&l.Value, DefaultValue)
+	set64(&l.Total, DefaultTotal)
+	set(&l.HistoryEvents, DefaultHistoryEvents)
+	set64(&l.HistoryBytes, DefaultHistoryBytes)
 	set(&l.Ops, 65_536)
 	set64(&l.TxBytes, 64<<20)
 	set(&l.Queue, 65_536)

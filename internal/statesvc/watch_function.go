@@ -53,9 +53,9 @@ func (s *Service) openFunctionWatch(c *rpc.Call, in watchParams, fn *rpc.Ref) (*
 	st, fresh := s.linkLocked(l)
 	st.watches[w] = struct{}{}
 	s.mu.Unlock()
-	l.Subscribe(1) // the limit was looked at when the call came
+	end := c.Subscribe() // the limit was looked at when the call came
 	w.hold(fn, func() {
-		l.Subscribe(-1)
+		end()
 		s.mu.Lock()
 		delete(st.watches, w)
 		s.mu.Unlock()

@@ -50,6 +50,7 @@ func (sv *Server) batch(w http.ResponseWriter, r *http.Request, a Admission) {
 	body, err := a.Share.ReadMessage(nil, http.MaxBytesReader(w, r.Body, int64(sv.conf.Limits.MaxMessage)))
 	if err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			sv.conf.Gate.Rejected(LimitMessage)
 			http.Error(w, "the batch is too large", http.StatusRequestEntityTooLarge)
 		}
 		return // otherwise the client is gone
@@ -88,6 +89,7 @@ func (sv *Server) batch(w http.ResponseWriter, r *http.Request, a Admission) {
 		select {
 		case <-s.paid:
 		case <-t.C:
+			link.Rejected(LimitBatch)
 			http.Error(w, "the batch did not end in time", http.StatusGatewayTimeout)
 			return
 		case <-r.Context().Done():

@@ -52,7 +52,7 @@ func Dial(ctx context.Context, address string, opt DialOptions) (*Client, error)
 	if err != nil {
 		return nil, err
 	}
-	sock := &socket{mask: true, ping: pingInterval}
+	sock := &socket{mask: true, ping: DefaultPing}
 	open := func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if sock.Conn != nil {
 			return nil, errors.New("redirects are not followed")

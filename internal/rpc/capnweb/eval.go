@@ -27,7 +27,10 @@ const maxBigIntDigits = 16384
 
 // spend takes one operation from the budget of the message.
 func (e *evaluator) spend(n int) error {
-	if e.budget.Add(-int64(n)) < 0 {
+	if left := e.budget.Add(-int64(n)); left < 0 {
+		if left+int64(n) >= 0 { // the rest of a map would count again
+			e.s.link.Rejected(LimitOperations)
+		}
 		return broken("too many operations in one message")
 	}
 	return nil

@@ -214,6 +214,7 @@ func (s *Session) call(b *rpc.Batch, target int64, of *imported, path []rpc.Path
 	}
 	if len(s.exports)+len(s.imports) > s.limits.MaxEntries {
 		s.mu.Unlock()
+		s.link.Rejected(LimitEntries)
 		return 0, &rpc.Error{Code: rpc.CodeOverloaded, Message: "too many exports and imports on this connection", Ran: rpc.RanNo}
 	}
 	e := encoder{s: s, out: s.scratch[:0]}

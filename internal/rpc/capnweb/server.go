@@ -79,7 +79,7 @@ func New(conf Config) *Server {
 		conf.BatchWait = DefaultBatchWait
 	}
 	if conf.Ping <= 0 {
-		conf.Ping = pingInterval
+		conf.Ping = DefaultPing
 	}
 	if conf.Drain <= 0 {
 		conf.Drain = 5 * time.Second

@@ -19,6 +19,15 @@ const (
 	DefaultBatchWait  = 30 * time.Second
 )
 
+// Names of the limits that the observer of the Gate is told of.
+const (
+	LimitMessage    = "capnweb_message"
+	LimitEntries    = "capnweb_entries"
+	LimitOperations = "capnweb_operations"
+	LimitBatch      = "capnweb_batch"
+	LimitPing       = "websocket_ping"
+)
+
 // Limits bound what one session may cost. Zero fields have the defaults.
 type Limits struct {
 	MaxMessage int // bytes of one WebSocket message or of one batch
@@ -155,6 +164,7 @@ func (s *Session) Receive(b *rpc.Batch, msg []byte) error {
 	}
 	err := s.receive(b, msg)
 	if err == nil && over {
+		s.link.Rejected(LimitEntries)
 		err = broken("too many exports and imports: more than %d", s.limits.MaxEntries)
 	}
 	if err == nil {
@@ -173,6 +183,7 @@ func (s *Session) Receive(b *rpc.Batch, msg []byte) error {
 // receive dispatches one message.
 func (s *Session) receive(b *rpc.Batch, msg []byte) error {
 	if len(msg) > s.limits.MaxMessage {
+		s.link.Rejected(LimitMessage)
 		return &protocolError{"RangeError", fmt.Sprintf("message is longer than %d bytes", s.limits.MaxMessage)}
 	}
 	from := rpc.SkipSpace(msg, 0)

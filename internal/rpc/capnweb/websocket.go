@@ -17,6 +17,9 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc/ws"
 )
 
+// DefaultPing is how often an idle peer is asked whether it is there.
+const DefaultPing = 30 * time.Second
+
 // Close codes, and what bounds a connection.
 const (
 	closeAborted  = 3000
@@ -24,7 +27,6 @@ const (
 	closeGoing    = 1001
 	lingerTime    = 2 * time.Second // for the peer to take the last message
 	keepBuffer    = 1 << 20         // a larger read buffer is not kept
-	pingInterval  = 30 * time.Second
 	maxCloseBytes = 123
 )
 
@@ -60,6 +62,7 @@ func (c *socket) Read(p []byte) (int, error) {
 	}
 	n, err := c.frames.Read(p)
 	if err == ErrTooBig {
+		c.session.link.Rejected(LimitMessage)
 		c.close(closeTooBig, "message is too long")
 	}
 	return n, err
@@ -209,6 +212,9 @@ func (c *socket) readAll(conn *websocket.Conn, s *Session) error {
 			return err
 		}
 		if buf, err = c.share.ReadMessage(buf[:0], r); err != nil {
+			if errors.Is(err, websocket.ErrMessageTooBig) {
+				s.link.Rejected(LimitMessage)
+			}
 			return err
 		}
 		if kind != websocket.MessageText {
@@ -232,12 +238,16 @@ func (c *socket) keepAlive(conn *websocket.Conn) (stop func()) {
 	t = time.AfterFunc(c.ping, func() {
 		limit, done := context.WithTimeout(ctx, 2*c.ping)
 		err := conn.Ping(limit)
+		silent := limit.Err() == context.DeadlineExceeded
 		done()
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
 		case stopped:
 		case err != nil:
+			if silent {
+				c.session.link.Rejected(LimitPing)
+			}
 			_ = c.Conn.Close()
 		default:
 			t.Reset(c.ping)
