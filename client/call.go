@@ -133,7 +133,7 @@ func encode(method string, x any) (rpc.Value, error) {
 	}
 	v, err := rpc.Parse(text)
 	if err != nil {
-		return v, &Error{Kind: KindInvalidParams, Message: "the arguments are no JSON: " + err.Error(), Method: method, Retry: RetrySafe, cause: err}
+		return v, &Error{Kind: KindInvalidParams, Message: "the arguments are not JSON: " + err.Error(), Method: method, Retry: RetrySafe, cause: err}
 	}
 	return v, nil
 }

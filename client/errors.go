@@ -31,7 +31,7 @@ const (
 	KindInternal        Kind = "internal"        // a defect in the hub
 
 	KindDisconnected Kind = "disconnected" // the connection could not be made or ended; never sent by the hub
-	KindMalformed    Kind = "malformed"    // the other side broke the protocol, or a value is no JSON; never sent by the hub
+	KindMalformed    Kind = "malformed"    // the other side broke the protocol, or a value is not JSON; never sent by the hub
 )
 
 // Retry says whether a failed call may simply be made again.

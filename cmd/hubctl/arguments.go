@@ -100,7 +100,7 @@ func oneParams(args []string) (json.RawMessage, error) {
 	if len(args) == 1 {
 		if first := strings.TrimLeft(args[0], " \t\r\n"); first != "" && (first[0] == '{' || first[0] == '[') {
 			if _, err := rpc.Parse([]byte(args[0])); err != nil {
-				return nil, usageError{"the arguments are no JSON: " + err.Error(), `quote JSON for the shell: '{"key": "value"}'`}
+				return nil, usageError{"the arguments are not JSON: " + err.Error(), `quote JSON for the shell: '{"key": "value"}'`}
 			}
 			return json.RawMessage(args[0]), nil
 		}
@@ -168,7 +168,7 @@ func namedArgument(arg string) (name string, value []byte, ok bool, err error) {
 	v, err := rpc.Parse(content)
 	if err != nil {
 		return name, nil, true, usageError{
-			fmt.Sprintf("argument %q is no JSON: %v", name, err), fmt.Sprintf("for a string: %s=%s", name, text),
+			fmt.Sprintf("argument %q is not JSON: %v", name, err), fmt.Sprintf("for a string: %s=%s", name, text),
 		}
 	}
 	raw, _ := v.Raw()

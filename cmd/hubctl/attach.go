@@ -49,8 +49,8 @@ func newAttach(a *app) *cobra.Command {
 		Use:   "attach [SESSION]",
 		Short: "Follow a session, and type into it",
 		Long: `Follow a session: print what it keeps for newcomers, then what is published. It
-ends when the session is closed. A broken connection is made again; what came
-meanwhile is printed then, and what was lost is said.
+ends when the session is closed. A broken connection is made again: what came
+meanwhile is printed, and if something was lost it says so.
 
 With --interactive what is typed goes to the owner of the session, key by key
 from a terminal, the size of the terminal is told, and permission prompts are
@@ -82,7 +82,8 @@ Without SESSION the session of the socket is followed.`,
 	flags.BoolVar(&t.readOnly, "read-only", false, "send nothing (this is the default)")
 	flags.BoolVar(&t.noStdin, "no-stdin", false, "do not read stdin, not even for the detach keys")
 	flags.BoolVar(&t.json, "json", false, "print every event as one line of JSON (the same as -o jsonl)")
-	flags.Int64Var(&t.since, "since", -1, "begin after the event with that `number`")
+	flags.Int64Var(&t.since, "since", -1, "begin after event number `N`")
+	flags.Lookup("since").DefValue = "0" // help shows no default
 	flags.StringVar(&t.keysText, "detach-keys", "ctrl-p,ctrl-q", "`keys` that detach, such as ctrl-] or ctrl-a,d; or none")
 	flags.StringVar(&t.commandText, "command-key", "ctrl-\\", "`key` that opens the command line; or none")
 	return cmd

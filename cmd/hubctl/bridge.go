@@ -33,7 +33,7 @@ stdout. When stdin ends, what is still on its way is awaited and the bridge exit
 The hub detects the protocol from the first bytes. Kkrpc over lines looks like
 the native protocol, so with --protocol kkrpc each line becomes a message to the
 hub's WebSocket at /kkrpc and the reverse; what comes out is ASCII, and lines that
-are no JSON objects are left out.`,
+are not JSON objects are left out.`,
 		Example: `  hubctl bridge
   hubctl bridge --protocol kkrpc
   echo '{"action":"ping"}' | hubctl bridge`,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hubd-dev/hubd/client"
+	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
 // calling is the command "call".
@@ -100,10 +102,25 @@ func (c *calling) run(ctx context.Context, method string, args []string) error {
 			err = c.once(ctx, cl, method, p, out)
 		}
 		if err != nil {
-			return c.app.suggest(ctx, err)
+			return c.app.suggest(ctx, hintJSON(err, args))
 		}
 	}
 	return nil
+}
+
+// hintJSON tells how a value is written that the method does not take as the
+// text that key=text makes of it.
+func hintJSON(err error, args []string) error {
+	if e, ok := errors.AsType[*client.Error](err); !ok || e.Kind != client.KindInvalidParams || !strings.Contains(e.Message, "got a string") {
+		return err
+	}
+	for _, arg := range args {
+		name, text, ok := strings.Cut(arg, "=")
+		if ok && isName(name) && rpc.Valid([]byte(text)) {
+			return hintedError{err, fmt.Sprintf("%s is a string; for JSON: %s:=%s", arg, name, text)}
+		}
+	}
+	return err
 }
 
 func (c *calling) once(ctx context.Context, cl *client.Client, method string, params json.RawMessage, out *printer) error {
@@ -139,7 +156,7 @@ func (c *calling) once(ctx context.Context, cl *client.Client, method string, pa
 	for item, err := range s.Items() {
 		if err != nil {
 			select {
-			case cause := <-sent: // a file that is no JSON ends the call
+			case cause := <-sent: // a file that is not JSON ends the call
 				if cause != nil {
 					err = cause
 				}

@@ -71,7 +71,7 @@ func (a *app) appendDescription(dst []byte, m methodInfo) []byte {
 		for _, p := range m.Params {
 			rows = append(rows, []string{"  " + oneLine(p.Name), oneLine(p.kind()), oneLine(p.need()), oneLine(p.Doc)})
 		}
-		dst = appendGrid(dst, nil, rows, false)
+		dst = appendGrid(dst, nil, rows, false, 0)
 	}
 	dst = append(dst, '\n')
 	title("LIMITS")
@@ -83,7 +83,7 @@ func (a *app) appendDescription(dst []byte, m methodInfo) []byte {
 	if m.Provider != "" {
 		rows = append(rows, []string{"  provider", oneLine(m.Provider)})
 	}
-	dst = appendGrid(dst, nil, rows, false)
+	dst = appendGrid(dst, nil, rows, false, 0)
 	if v, err := rpc.Parse(m.Names); err == nil && v.Kind() == '{' {
 		dst = append(dst, '\n')
 		title("CALLED AS")
@@ -91,7 +91,7 @@ func (a *app) appendDescription(dst []byte, m methodInfo) []byte {
 		for name, spelling := range v.Members() {
 			rows = append(rows, []string{"  " + oneLine(rpc.Unquote(name)), spellingText(spelling)})
 		}
-		dst = appendGrid(dst, nil, rows, false)
+		dst = appendGrid(dst, nil, rows, false, 0)
 	}
 	dst = append(dst, '\n')
 	title("TRY")

@@ -26,7 +26,7 @@ type eventPrinter struct {
 func (p *eventPrinter) print(e client.Event) error {
 	v, err := rpc.Parse(e.JSON)
 	if err != nil {
-		return fmt.Errorf("the hub sent an event that is no JSON: %w", err)
+		return fmt.Errorf("the hub sent an event that is not JSON: %w", err)
 	}
 	text := func(name string) string { return textOf(v, name) }
 	switch e.Type {

@@ -88,8 +88,12 @@ func (e unreachable) hint() string {
 	switch {
 	case errors.Is(e.err, fs.ErrNotExist):
 		return `no hub listens there: start one with "hubd", or name its socket with --socket or HUBD_SOCKET`
-	case errors.Is(e.err, syscall.ECONNREFUSED):
+	case e.addr.Network == "unix" && isNoSocket(e.addr.Path):
+		return "that is not a socket: name the hub's with --socket or HUBD_SOCKET"
+	case errors.Is(e.err, syscall.ECONNREFUSED) && e.addr.Network == "unix":
 		return `the hub that listened there has ended: start it again with "hubd"`
+	case errors.Is(e.err, syscall.ECONNREFUSED):
+		return fmt.Sprintf("no hub listens there: start one with \"hubd --listen %s\"", e.addr)
 	case errors.Is(e.err, fs.ErrPermission):
 		return "ask to be let in: sudo usermod -aG hubd $USER, then log in again"
 	}
@@ -103,6 +107,12 @@ func (e unreachable) hint() string {
 		return "the hub has all the connections it takes: try again"
 	}
 	return ""
+}
+
+// isNoSocket reports whether there is something other than a socket at path.
+func isNoSocket(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode()&fs.ModeSocket == 0
 }
 
 // exitCode says what an error means to a script.
@@ -202,9 +212,12 @@ func explain(err error) (text, hint string) {
 			hint = sessionsHint
 		}
 	case client.KindInvalidParams:
-		if strings.Contains(e.Message, "stream") {
+		switch {
+		case strings.Contains(e.Message, "result as a stream"):
 			hint = "add --stream"
-		} else if e.Method != "" {
+		case strings.Contains(e.Message, "expected a stream or an array"):
+			hint = "--send FILE sends the items in a file, --send - those of stdin"
+		case e.Method != "":
 			hint = fmt.Sprintf(`"hubctl describe %s" shows its arguments`, e.Method)
 		}
 	case client.KindTimeout:
@@ -221,7 +234,7 @@ func explain(err error) (text, hint string) {
 	return text, hint
 }
 
-const sessionsHint = `"hubctl call session.list -o table" lists the sessions`
+const sessionsHint = `"hubctl session ls" lists the sessions`
 
 // oneLine keeps what came from elsewhere from writing to the terminal as it likes.
 func oneLine(s string) string { return rpc.CleanText(s, 4*rpc.MaxErrorMessage) }

@@ -85,7 +85,7 @@ func (g *generated) help() string {
 		if stream != nil {
 			rows = append(rows, []string{"  FILE", "stream", strings.TrimSuffix(oneLine(stream.Name+": "+stream.Doc), ": ")})
 		}
-		b.WriteString(strings.TrimRight(string(appendGrid(nil, nil, rows, false)), "\n"))
+		b.WriteString(strings.TrimRight(string(appendGrid(nil, nil, rows, false, 0)), "\n"))
 		if stream != nil {
 			b.WriteString("\n\n" + streamText(*stream))
 		}

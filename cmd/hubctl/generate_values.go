@@ -32,7 +32,7 @@ func argumentValue(p paramInfo, word string) (json.RawMessage, error) {
 		return json.RawMessage("null"), nil
 	}
 	bad := func(want string) error {
-		return usageError{fmt.Sprintf("%s: %q is no %s", p.Name, oneLine(word), want), ""}
+		return usageError{fmt.Sprintf("%s: %q is not %s", p.Name, oneLine(word), want), ""}
 	}
 	switch kind {
 	case "string":
@@ -40,16 +40,16 @@ func argumentValue(p paramInfo, word string) (json.RawMessage, error) {
 	case "integer", "number":
 		text, ok := jsonText(word)
 		if !ok || len(text) == 0 || text[0] != '-' && (text[0] < '0' || text[0] > '9') {
-			return nil, bad(kind)
+			return nil, bad(map[string]string{"integer": "an integer", "number": "a number"}[kind])
 		}
 		if _, err := strconv.ParseInt(word, 10, 64); kind == "integer" && err != nil && strings.ContainsAny(word, ".eE") {
-			return nil, bad(kind)
+			return nil, bad("an integer")
 		}
 		return text, nil
 	case "boolean":
 		b, err := strconv.ParseBool(word)
 		if err != nil {
-			return nil, bad("boolean (true or false)")
+			return nil, bad("true or false")
 		}
 		return strconv.AppendBool(nil, b), nil
 	case "bytes":
@@ -76,12 +76,12 @@ func argumentValue(p paramInfo, word string) (json.RawMessage, error) {
 		return rpc.AppendString(nil, word, false), nil
 	case !ok:
 		return nil, usageError{
-			fmt.Sprintf("%s: %q is no JSON", p.Name, oneLine(word)), "quote JSON for the shell, or give @FILE",
+			fmt.Sprintf("%s: %q is not JSON", p.Name, oneLine(word)), "quote JSON for the shell, or give @FILE",
 		}
 	case kind == "object" && v[0] != '{':
-		return nil, bad("JSON object")
+		return nil, bad("a JSON object")
 	case (kind == "array" || strings.HasPrefix(kind, "[]")) && v[0] != '[':
-		return nil, bad("JSON array")
+		return nil, bad("a JSON array")
 	}
 	return v, nil
 }

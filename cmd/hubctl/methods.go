@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
+	"github.com/rivo/uniseg"
 	"github.com/spf13/cobra"
 )
 
@@ -89,16 +89,15 @@ func methodsTable(list []methodInfo, width int, color bool) []byte {
 	first := 0
 	for i, m := range list {
 		rows[i] = []string{oneLine(m.signature()), oneLine(m.Doc)}
-		first = max(first, utf8.RuneCountInString(rows[i][0]))
+		first = max(first, uniseg.StringWidth(rows[i][0]))
 	}
 	if width > 0 {
 		first = min(first, width*3/5)
 		for i := range rows {
 			rows[i][0] = clip(rows[i][0], first)
-			rows[i][1] = clip(rows[i][1], max(10, width-first-2))
 		}
 	}
-	return appendGrid(nil, []string{"METHOD", "WHAT IT DOES"}, rows, color)
+	return appendGrid(nil, []string{"METHOD", "WHAT IT DOES"}, rows, color, width)
 }
 
 func services(list []methodInfo) []string {

@@ -82,10 +82,10 @@ What comes faster than --rate is counted and left out; the hub is not slowed dow
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&in.Protocol, "protocol", "", "only connections that speak this `protocol`")
-	flags.Uint64Var(&in.Conn, "conn", 0, "only the connection with this `number` (hubctl status shows them)")
+	flags.Uint64Var(&in.Conn, "conn", 0, "only connection `N` (hubctl status shows them)")
 	flags.BoolVar(&in.Frames, "frames", false, "show every frame, too")
 	flags.BoolVar(&in.Raw, "hex", false, "show every frame with its first bytes, values and all")
-	flags.IntVar(&in.Rate, "rate", 200, "events a second at most")
+	flags.IntVar(&in.Rate, "rate", 200, "show at most `N` events a second")
 	cmd.RegisterFlagCompletionFunc("protocol", cobra.FixedCompletions(
 		[]string{"kollabor", "kkrpc", "capnweb", "krpc", "snekrpc"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd

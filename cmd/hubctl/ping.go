@@ -28,7 +28,7 @@ func newPing(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.run(cmd.Context()) },
 	}
 	flags := cmd.Flags()
-	flags.IntVarP(&p.count, "count", "c", 1, "how many times; 0 is until interrupted")
+	flags.IntVarP(&p.count, "count", "c", 1, "ask `N` times; 0 is until interrupted")
 	flags.DurationVarP(&p.interval, "interval", "i", time.Second, "time between two of them")
 	flags.DurationVarP(&p.timeout, "timeout", "t", 5*time.Second, "longest wait for each answer")
 	return cmd
@@ -122,7 +122,7 @@ func (p *pinging) summary(sent int, took []time.Duration) {
 	}
 	mean := fmt.Sprintf("%.3f", milliseconds(sum/time.Duration(len(took))))
 	fmt.Fprintf(p.app.out, "%s", appendGrid(nil, []string{"MIN", "MEAN", "P50", "P90", "P99", "MAX", ""},
-		[][]string{{at(0), mean, at(0.5), at(0.9), at(0.99), at(1), "ms"}}, p.app.coloured()))
+		[][]string{{at(0), mean, at(0.5), at(0.9), at(0.99), at(1), "ms"}}, p.app.coloured(), 0))
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

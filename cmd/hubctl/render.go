@@ -64,19 +64,20 @@ type printer struct {
 	w      io.Writer
 	format string
 	color  bool
+	width  int // of the terminal for tables; 0: no limit
 	n      int // values printed
 	buf    []byte
 }
 
 func (a *app) printer(format string) *printer {
-	return &printer{w: a.out, format: format, color: a.coloured()}
+	return &printer{w: a.out, format: format, color: a.coloured(), width: a.width()}
 }
 
 // print writes one value, which must be JSON text.
 func (p *printer) print(text json.RawMessage) error {
 	v, err := rpc.Parse(text)
 	if err != nil {
-		return fmt.Errorf("the hub sent what is no JSON: %w", err)
+		return fmt.Errorf("the hub sent what is not JSON: %w", err)
 	}
 	raw, _ := v.Raw()
 	p.buf = p.buf[:0]
@@ -102,7 +103,7 @@ func (p *printer) print(text json.RawMessage) error {
 		}
 		p.buf = append(p.buf, '\n')
 	default:
-		p.buf = appendTable(p.buf, v, p.color)
+		p.buf = appendTable(p.buf, v, p.color, p.width)
 	}
 	p.n++
 	_, err = p.w.Write(p.buf)

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/goccy/go-yaml"
 
@@ -87,7 +88,7 @@ func TestTableKeepsControlCharactersOffTheTerminal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if out := appendTable(nil, v, false); bytes.ContainsAny(out, "\x1b\x07\r\u009b") {
+		if out := appendTable(nil, v, false, 0); bytes.ContainsAny(out, "\x1b\x07\r\u009b") {
 			t.Errorf("%s: %q", text, out)
 		}
 	}
@@ -106,9 +107,49 @@ func TestTable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := string(appendTable(nil, v, false)); got != tt.want {
+		if got := string(appendTable(nil, v, false, 0)); got != tt.want {
 			t.Errorf("%s:\n%q\nwant\n%q", tt.in, got, tt.want)
 		}
+	}
+}
+
+func TestGrid(t *testing.T) {
+	head := []string{"KEY", "N", "VALUE"}
+	tests := []struct {
+		name  string
+		rows  [][]string
+		width int
+		want  string
+	}{
+		{"wide characters", [][]string{{"キー", "1", "x"}, {"👩‍👩‍👧", "2", "y"}, {"abcd", "3", "z"}}, 0,
+			"KEY   N  VALUE\nキー  1  x\n👩‍👩‍👧    2  y\nabcd  3  z\n"},
+		{"the widest is cut", [][]string{{"a/long/key", "1", "abcdefghijklmnopqrst"}}, 25,
+			"KEY         N  VALUE\na/long/key  1  abcdefghi…\n"},
+		{"no half of a wide character", [][]string{{"a", "1", "値値値値値値値値"}}, 18, "KEY  N  VALUE\na    1  値値値値…\n"},
+		{"nothing is cut below eight", [][]string{{"12345678", "1", "12345678"}}, 10, "KEY       N  VALUE\n12345678  1  12345678\n"},
+	}
+	for _, tt := range tests {
+		if got := string(appendGrid(nil, head, tt.rows, false, tt.width)); got != tt.want {
+			t.Errorf("%s:\n%s\nwant\n%s", tt.name, got, tt.want)
+		}
+	}
+	if got, want := string(appendGrid(nil, []string{"A"}, nil, true, 0)), "\x1b[1mA\x1b[0m\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestSessionsTable(t *testing.T) {
+	var list []sessionInfo
+	text := `[{"session":"build","title":"make","owner":{"protocol":"kollabor","peer":{"pid":7}},"followers":[{},{}],"seq":12,
+		"last_event":{"ts":100.5},"uptime":61},{"session":"hub","title":"","owner":null,"followers":[],"seq":0,"last_event":null,"uptime":2}]`
+	if err := json.Unmarshal([]byte(text), &list); err != nil {
+		t.Fatal(err)
+	}
+	want := "SESSION  PRODUCER        FOLLOWERS  EVENTS  LAST EVENT  OPEN FOR  TITLE\n" +
+		"build    kollabor pid 7  2          12      1.5s ago    1m1s      make\n" +
+		"hub      none            0          0       never       2.0s\n"
+	if got := string(sessionsTable(list, time.Unix(102, 0), false, 0)); got != want {
+		t.Errorf("\n%s\nwant\n%s", got, want)
 	}
 }
 
@@ -122,7 +163,7 @@ func FuzzArguments(f *testing.F) {
 		}
 		params, err := oneParams(strings.Split(s, " "))
 		if err == nil && !rpc.Valid(params) {
-			t.Errorf("%q became %q, which is no JSON", s, params)
+			t.Errorf("%q became %q, which is not JSON", s, params)
 		}
 	})
 }
@@ -142,7 +183,7 @@ func FuzzRender(f *testing.F) {
 			t.Errorf("%q: compact %q, indented and back %q", s, compact, back)
 		}
 		appendYAML(nil, v)
-		appendTable(nil, v, true)
+		appendTable(nil, v, true, 0)
 	})
 }
 

@@ -87,7 +87,11 @@ context says ("hubctl context"), else at the socket of this user's hub
 	// The examples stand at the top already.
 	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), usageExamples, "", 1))
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{err.Error(), fmt.Sprintf("see %q", cmd.CommandPath()+" --help")}
+		hint := fmt.Sprintf("see %q", cmd.CommandPath()+" --help")
+		if strings.Contains(err.Error(), "missing unit in duration") {
+			hint = "a time has a unit, as in 500ms, 5s or 2m"
+		}
+		return usageError{err.Error(), hint}
 	})
 	root.Flags().BoolVar(&jsonDocs, "json-docs", false, "print all commands with their flags as JSON")
 	flags := root.PersistentFlags()
@@ -103,7 +107,7 @@ context says ("hubctl context"), else at the socket of this user's hub
 	root.RegisterFlagCompletionFunc("color", cobra.FixedCompletions([]string{"auto", "always", "never"}, cobra.ShellCompDirectiveNoFileComp))
 	group(root, "Methods:", newCall(a), newMethods(a), newDescribe(a), newBridge(a))
 	group(root, "State and files:", newState(a), newFile(a))
-	group(root, "Sessions:", newAttach(a), newRun(a), newPublish(a))
+	group(root, "Sessions:", newAttach(a), newRun(a), newPublish(a), newSession(a))
 	group(root, "The hub:", newStatus(a), newPing(a), newWait(a), newTop(a), newMonitor(a), newLogLevel(a), newToken(a))
 	group(root, "First aid:", newDoctor(a), newCheck(a), newBugreport(a))
 	group(root, "hubctl itself:", newContext(a))
@@ -142,12 +146,25 @@ func usageArgs(cmd *cobra.Command) {
 			if _, ok := err.(usageError); ok {
 				return err
 			}
-			return usageError{err.Error(), "usage: " + cmd.UseLine()}
+			return usageError{wrongCount(cmd, check, args, err), "usage: " + cmd.UseLine()}
 		}
 	}
 	for _, sub := range cmd.Commands() {
 		usageArgs(sub)
 	}
+}
+
+// wrongCount says which argument is missing, or which one is too many.
+func wrongCount(cmd *cobra.Command, check cobra.PositionalArgs, args []string, err error) string {
+	for n := len(args) - 1; n >= 0; n-- {
+		if check(cmd, args[:n]) == nil {
+			return fmt.Sprintf("%q is one argument too many", oneLine(args[n]))
+		}
+	}
+	if words := strings.Fields(cmd.Use)[1:]; len(args) < len(words) {
+		return strings.Trim(words[len(args)], "[].") + " is missing"
+	}
+	return err.Error()
 }
 
 // helpTemplate shows examples first: most people look for those.

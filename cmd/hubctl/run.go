@@ -43,14 +43,14 @@ func newRun(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run [--session NAME] [-d] [--] COMMAND [ARG]...",
 		Short: "Run a program as a session that others can attach to",
-		Long: `Run a program on a terminal of its own and open a session for it: who attaches
-sees its output, who attaches interactively types into it, and the window that
-was resized last gives it its size. The session ends with the program, whose
-exit status is that of hubctl.
+		Long: `Run a program on a terminal of its own, as a session: everybody who attaches sees
+its output, those who attach interactively type into it, and the window that was
+resized last sets its size. The session ends with the program, and hubctl exits
+with the program's status.
 
-With -d the program has nothing to do with this terminal: hubctl returns when it
-has started, and it goes on when the terminal is closed. Without it, what is
-typed here goes to the program, too.
+With -d the program is detached: hubctl returns as soon as it runs, and closing
+this terminal does not end it. Without -d, what is typed here goes to the
+program, too.
 
 A restart of the hub does no harm: the program goes on, and what it writes
 meanwhile is published when the hub is back (up to 8 MiB; beyond that it waits,
@@ -74,8 +74,8 @@ for a minute at most, and then output is dropped and the followers are told).`,
 	flags.StringVarP(&r.session, "session", "s", "", "`name` of the session; without it that of the command")
 	flags.BoolVarP(&r.detach, "detach", "d", false, "let the program run without this terminal")
 	flags.StringVar(&r.title, "title", "", "`text` shown to who looks at the session; without it the command line")
-	flags.IntVar(&r.ring, "ring", 4096, "how many pieces of output (`N`) newcomers are shown, within 4 MiB")
-	flags.StringVar(&r.size, "size", "", "`COLSxROWS` of the terminal until a follower says otherwise; without it that of this one, or 80x24")
+	flags.IntVar(&r.ring, "ring", 4096, "show newcomers the latest `N` pieces of output, within 4 MiB")
+	flags.StringVar(&r.size, "size", "", "start at `COLSxROWS`; without it, the size of this terminal, or 80x24")
 	return cmd
 }
 
@@ -266,7 +266,11 @@ func (r *running) finish(ctx context.Context, status exitStatus, detached bool) 
 	if detached {
 		limit = lastWaitDetached
 	}
-	if err := r.endSession(ctx, limit); err != nil && r.producer.Err() == nil {
+	err := r.endSession(ctx, limit)
+	if client.KindOf(err) == client.KindPermission {
+		return status // a session of the hub itself, which stays; all output has reached it
+	}
+	if err != nil && r.producer.Err() == nil {
 		r.notice("the end of the output did not reach the hub: %s", messageOf(err))
 	}
 	return status

@@ -216,7 +216,7 @@ func (a *app) sendBackup(ctx context.Context, c *client.Client, in io.Reader, si
 		}
 		if text := trimSpace(line); text != "" {
 			if _, bad := rpc.Parse([]byte(text)); bad != nil {
-				return nil, fmt.Errorf("line %d is no JSON, nothing was restored: %w", n, bad)
+				return nil, fmt.Errorf("line %d is not JSON, nothing was restored: %w", n, bad)
 			}
 			if failed := s.Send(json.RawMessage(text)); failed == io.EOF {
 				break // the hub says why

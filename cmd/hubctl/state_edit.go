@@ -25,7 +25,7 @@ left there, if it changed. A key that does not exist begins as null. The time th
 a key has left stays as it is.
 
 If the key was changed meanwhile nothing is stored: the command says where the
-edited text is and ends with exit code 1. The same goes for text that is no JSON.`,
+edited text is and ends with exit code 1. The same goes for text that is not JSON.`,
 		Example: `  hubctl state edit site/settings
   EDITOR="code --wait" hubctl state edit site/settings`,
 		Args:              cobra.ExactArgs(1),
@@ -118,7 +118,7 @@ func storeEdited(ctx context.Context, c *client.Client, it stateItem, text []byt
 		if err == nil {
 			err = errors.New("it has numbers that JSON does not know")
 		}
-		return nil, fmt.Errorf("the text is no JSON, nothing was changed: %w", err)
+		return nil, fmt.Errorf("the text is not JSON, nothing was changed: %w", err)
 	}
 	raw, _ := v.Raw()
 	if it.Revision == 0 {

@@ -323,7 +323,7 @@ func objectItems(dec *json.Decoder) iter.Seq2[imported, error] {
 	return func(yield func(imported, error) bool) {
 		t, err := dec.Token()
 		if err == nil && t != json.Delim('{') {
-			err = errors.New("it is no object")
+			err = errors.New("it is not an object")
 		}
 		for err == nil && dec.More() {
 			var it imported

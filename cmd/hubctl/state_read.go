@@ -111,7 +111,7 @@ of one moment as a whole.`,
 		},
 	}
 	cmd.Flags().BoolVarP(&keysOnly, "keys", "k", false, "print the keys alone")
-	cmd.Flags().IntVarP(&limit, "limit", "n", 0, "stop after so `many`; 0 is all")
+	cmd.Flags().IntVarP(&limit, "limit", "n", 0, "print at most `N` keys; 0 is all")
 	return cmd
 }
 
@@ -211,7 +211,7 @@ func (a *app) printItems(page []json.RawMessage, first bool) error {
 	if first {
 		head = []string{"KEY", "REVISION", "LEFT", "VALUE"}
 	}
-	_, err := a.out.Write(appendGrid(nil, head, rows, a.coloured()))
+	_, err := a.out.Write(appendGrid(nil, head, rows, a.coloured(), a.width()))
 	return err
 }
 
@@ -249,7 +249,7 @@ much it remembers is bounded for all keys together.`,
 			return a.printHistory(result)
 		},
 	}
-	cmd.Flags().IntVarP(&limit, "limit", "n", 100, "the newest so `many`")
+	cmd.Flags().IntVarP(&limit, "limit", "n", 100, "print the newest `N` changes")
 	return cmd
 }
 
@@ -281,7 +281,7 @@ func (a *app) printHistory(result json.RawMessage) error {
 		a.talk("no change of this key is remembered")
 		return nil
 	}
-	_, err := a.out.Write(appendGrid(nil, []string{"REVISION", "TYPE", "PREVIOUS", "VALUE"}, rows, a.coloured()))
+	_, err := a.out.Write(appendGrid(nil, []string{"REVISION", "TYPE", "PREVIOUS", "VALUE"}, rows, a.coloured(), a.width()))
 	return err
 }
 
@@ -328,7 +328,7 @@ func (a *app) printInfo(info, stats map[string]json.RawMessage) error {
 	for _, name := range names {
 		rows = append(rows, []string{oneLine(name), plainText(stats[name])})
 	}
-	_, err := a.out.Write(appendGrid(nil, nil, rows, false))
+	_, err := a.out.Write(appendGrid(nil, nil, rows, false, a.width()))
 	return err
 }
 

@@ -89,7 +89,7 @@ func TestKeyTree(t *testing.T) {
 	deep := new(keyNode)
 	deep.add(strings.Repeat("/", 1024)) // the longest key has the deepest tree
 	if v := deep.appendJSON(nil, maxTreeDepth); !json.Valid(v) {
-		t.Errorf("the deepest tree is no JSON: %s", v)
+		t.Errorf("the deepest tree is not JSON: %s", v)
 	}
 }
 
@@ -376,7 +376,7 @@ func FuzzImport(f *testing.F) {
 				if err != nil {
 					failed = true
 				} else if !json.Valid(it.Value) {
-					t.Fatalf("the value %q of %q is no JSON", it.Value, it.Key)
+					t.Fatalf("the value %q of %q is not JSON", it.Value, it.Key)
 				}
 			}
 		}

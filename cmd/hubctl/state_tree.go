@@ -31,7 +31,7 @@ In all formats but table the tree is an object; a value is null there.`,
 			return a.stateTree(cmd.Context(), prefix, depth)
 		},
 	}
-	cmd.Flags().IntVarP(&depth, "depth", "d", 0, "show only so `many` levels; 0 is all")
+	cmd.Flags().IntVarP(&depth, "depth", "d", 0, "show `N` levels; 0 is all")
 	return cmd
 }
 

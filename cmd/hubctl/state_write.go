@@ -33,14 +33,15 @@ func newStatePut(a *app) *cobra.Command {
 		Short: "Store a value under a key",
 		Long: `Store a value under a key and print the revision, once it is on disk.
 
-VALUE is JSON when it is JSON, and a text otherwise: 42 and true are a number and
-a word of JSON, hello is a text, '"42"' is a text too. What begins like an object,
-an array or a quoted string and is no JSON is refused. With --text it is a text
-whatever it looks like. @FILE and - take the value from a file or from stdin; a
-text loses one line feed at its end there, unless --text is given.
+VALUE is stored as JSON if it is valid JSON, else as a string: 42 is a number,
+true a boolean, hello a string, and '"42"' the string 42. What begins like an
+object, an array or a quoted string but is not valid JSON is refused. --text
+stores a string whatever VALUE looks like. @FILE and - read the value from a file
+or from stdin; a line feed at the end of a string is dropped then, unless --text
+is given.
 
 --if-revision 0 stores only a new key, --if-revision N only over that revision:
-otherwise it is a conflict, which tells the present revision (exit code 1).
+otherwise it is a conflict, which names the present revision (exit code 1).
 
 With --ephemeral the key is there as long as this command runs, to show that
 somebody is there. It ends when somebody else deletes or overwrites the key.`,
@@ -57,7 +58,7 @@ somebody is there. It ends when somebody else deletes or overwrites the key.`,
 	flags.Var(&p.condition, "if-revision", "only if the key is at that `revision`; 0: only if it does not exist")
 	flags.DurationVar(&p.ttl, "ttl", 0, "the key goes away after that `time`, such as 30s or 12h")
 	flags.BoolVar(&p.ephemeral, "ephemeral", false, "stay connected, and let the key go away when this command ends")
-	flags.BoolVar(&p.text, "text", false, "the value is a text, even if it looks like JSON")
+	flags.BoolVar(&p.text, "text", false, "store a string, even if VALUE looks like JSON")
 	cmd.MarkFlagsMutuallyExclusive("ttl", "ephemeral")
 	return cmd
 }
@@ -117,7 +118,7 @@ func valueOf(text []byte, from string, isText bool) (json.RawMessage, error) {
 		if json.Valid(text) {
 			v, err := rpc.Parse(text)
 			if err != nil {
-				return nil, usageError{"the value cannot be stored: " + err.Error(), "--text takes it as a text"}
+				return nil, usageError{"the value cannot be stored: " + err.Error(), "--text stores it as a string"}
 			}
 			raw, _ := v.Raw()
 			return raw, nil
@@ -127,7 +128,7 @@ func valueOf(text []byte, from string, isText bool) (json.RawMessage, error) {
 			if err == nil {
 				err = fmt.Errorf("it has numbers that JSON does not know")
 			}
-			return nil, usageError{"the value begins like JSON, but is none: " + err.Error(), "--text takes it as a text"}
+			return nil, usageError{"the value begins like JSON, but is not valid: " + err.Error(), "--text stores it as a string"}
 		}
 		if from != "" {
 			text = bytes.TrimSuffix(text, []byte("\n"))
@@ -161,7 +162,7 @@ them. An array is a list of operations (RFC 6902): all are done, or none.`,
 			}
 			v, err := rpc.Parse(text)
 			if err != nil {
-				return usageError{"the patch is no JSON: " + err.Error(), ""}
+				return usageError{"the patch is not JSON: " + err.Error(), ""}
 			}
 			raw, _ := v.Raw()
 			params := map[string]any{"key": args[0]}
@@ -331,10 +332,10 @@ The exit code is 1 when the conditions do not hold, whether or not there is an
 			}
 			v, err := rpc.Parse(text)
 			if err != nil {
-				return usageError{from + " is no JSON: " + err.Error(), ""}
+				return usageError{from + " is not JSON: " + err.Error(), ""}
 			}
 			if v.Kind() != '{' {
-				return usageError{from + " is no object with if, then and else", ""}
+				return usageError{from + " is not an object with if, then and else", ""}
 			}
 			raw, _ := v.Raw()
 			result, err := a.callState(cmd.Context(), "state.txn", json.RawMessage(raw))

@@ -99,7 +99,7 @@ func (a *app) statusText(s status) ([]byte, error) {
 		{"  listeners", oneLine(strings.Join(info.Listeners, ", "))},
 		{"  connections", fmt.Sprint(len(peers))},
 		{"  running calls", fmt.Sprint(len(calls))},
-	}, false)
+	}, false, 0)
 	if len(peers) > 0 {
 		rows := make([][]string, len(peers))
 		for i, p := range peers {
@@ -108,7 +108,7 @@ func (a *app) statusText(s status) ([]byte, error) {
 			}
 		}
 		dst = append(dst, '\n')
-		dst = appendGrid(dst, []string{"CONN", "PROTOCOL", "PEER", "SINCE", "CALLS", "OUTBOX"}, rows, a.coloured())
+		dst = appendGrid(dst, []string{"CONN", "PROTOCOL", "PEER", "SINCE", "CALLS", "OUTBOX"}, rows, a.coloured(), a.width())
 	}
 	if len(calls) > 0 {
 		rows := make([][]string, len(calls))
@@ -123,7 +123,7 @@ func (a *app) statusText(s status) ([]byte, error) {
 			rows[i] = []string{fmt.Sprint(k.Call), oneLine(k.Method), oneLine(k.Peer), age(k.Age), left, slow}
 		}
 		dst = append(dst, '\n')
-		dst = appendGrid(dst, []string{"CALL", "METHOD", "PEER", "AGE", "LEFT", ""}, rows, a.coloured())
+		dst = appendGrid(dst, []string{"CALL", "METHOD", "PEER", "AGE", "LEFT", ""}, rows, a.coloured(), a.width())
 	}
 	return dst, nil
 }

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
-	"text/tabwriter"
-	"unicode/utf8"
+
+	"github.com/rivo/uniseg"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
@@ -13,7 +13,7 @@ import (
 // appendTable writes a value for people: an array of objects as a table, an
 // object as names and values, anything else as itself. Text from the hub
 // cannot write control characters to the terminal.
-func appendTable(dst []byte, v rpc.Value, color bool) []byte {
+func appendTable(dst []byte, v rpc.Value, color bool, width int) []byte {
 	switch v.Kind() {
 	case '[':
 		if columns, ok := columnsOf(v); ok {
@@ -31,7 +31,7 @@ func appendTable(dst []byte, v rpc.Value, color bool) []byte {
 			for i, name := range columns {
 				head[i] = strings.ToUpper(oneLine(name))
 			}
-			return appendGrid(dst, head, rows, color)
+			return appendGrid(dst, head, rows, color, width)
 		}
 		for e := range v.Elements() {
 			dst = append(append(dst, cellText(e)...), '\n')
@@ -42,7 +42,7 @@ func appendTable(dst []byte, v rpc.Value, color bool) []byte {
 		for name, value := range v.Members() {
 			rows = append(rows, []string{oneLine(rpc.Unquote(name)), cellText(value)})
 		}
-		return appendGrid(dst, nil, rows, color)
+		return appendGrid(dst, nil, rows, color, width)
 	}
 	return append(append(dst, cellText(v)...), '\n')
 }
@@ -94,38 +94,97 @@ func cellText(v rpc.Value) string {
 	return string(appendCompact(nil, raw, plain))
 }
 
-// appendGrid aligns rows in columns, head first (nil: none).
-func appendGrid(dst []byte, head []string, rows [][]string, color bool) []byte {
-	var b bytes.Buffer
-	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
+// appendGrid aligns rows in columns, head first (nil: none). In a terminal of
+// that width (0: no limit) the widest columns are cut until a row is one line.
+func appendGrid(dst []byte, head []string, rows [][]string, color bool, width int) []byte {
+	all := rows
 	if head != nil {
-		writeRow(w, head)
+		all = append([][]string{head}, rows...)
 	}
-	for _, row := range rows {
-		writeRow(w, row)
-	}
-	_ = w.Flush() // into memory
-	text := b.Bytes()
-	if head != nil && color {
-		if end := bytes.IndexByte(text, '\n'); end >= 0 {
-			dst = append(append(append(dst, "\x1b[1m"...), text[:end]...), "\x1b[0m"...)
-			text = text[end:]
+	var columns []int
+	for _, row := range all {
+		for i, cell := range row {
+			if i == len(columns) {
+				columns = append(columns, 0)
+			}
+			columns[i] = max(columns[i], uniseg.StringWidth(cell))
 		}
 	}
-	for line := range bytes.Lines(text) {
-		dst = append(append(dst, bytes.TrimRight(line, " \n")...), '\n')
+	if width > 0 {
+		fit(columns, width)
+	}
+	for n, row := range all {
+		bold := n == 0 && head != nil && color
+		if bold {
+			dst = append(dst, "\x1b[1m"...)
+		}
+		start := len(dst)
+		for i, cell := range row {
+			dst = append(dst, pad(cell, columns[i])...)
+			dst = append(dst, "  "...)
+		}
+		dst = append(dst[:start], bytes.TrimRight(dst[start:], " ")...)
+		if bold {
+			dst = append(dst, "\x1b[0m"...)
+		}
+		dst = append(dst, '\n')
 	}
 	return dst
 }
 
-func writeRow(w *tabwriter.Writer, cells []string) {
-	fmt.Fprintln(w, strings.Join(cells, "\t"))
+const (
+	gap      = len("  ") // between two columns
+	minWidth = 8         // of a column that is cut
+)
+
+// fit makes columns narrower, the widest first, until a row is no wider than width.
+func fit(columns []int, width int) {
+	total := gap * (len(columns) - 1)
+	for _, w := range columns {
+		total += w
+	}
+	for ; total > width; total-- {
+		widest := 0
+		for i, w := range columns {
+			if w >= columns[widest] { // of two the right one: names stand on the left
+				widest = i
+			}
+		}
+		if columns[widest] <= minWidth {
+			return
+		}
+		columns[widest]--
+	}
 }
 
-// clip shortens s to n characters.
+// pad makes s n columns of a terminal wide.
+func pad(s string, n int) string {
+	s = clip(s, n)
+	return s + strings.Repeat(" ", max(0, n-uniseg.StringWidth(s)))
+}
+
+// count is n things, in words: "1 key", "2 keys".
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
+// clip shortens s to n columns of a terminal.
 func clip(s string, n int) string {
-	if n <= 1 || utf8.RuneCountInString(s) <= n {
+	if n <= 1 || uniseg.StringWidth(s) <= n {
 		return s
 	}
-	return string([]rune(s)[:n-1]) + "…"
+	end, width := 0, 0
+	for rest, state := s, -1; rest != ""; {
+		var cluster string
+		var w int
+		cluster, rest, w, state = uniseg.FirstGraphemeClusterInString(rest, state)
+		if width += w; width > n-1 {
+			break
+		}
+		end += len(cluster)
+	}
+	return s[:end] + "…"
 }

@@ -147,14 +147,14 @@ func newTokenList(a *app) *cobra.Command {
 			if err := decodeState(result, &list); err != nil {
 				return err
 			}
-			_, err = a.out.Write(tokenTable(list, a.coloured()))
+			_, err = a.out.Write(tokenTable(list, a.coloured(), a.width()))
 			return err
 		},
 	}
 }
 
 // tokenTable has one line per token.
-func tokenTable(list []tokenItem, color bool) []byte {
+func tokenTable(list []tokenItem, color bool, width int) []byte {
 	rows := make([][]string, len(list))
 	for i, t := range list {
 		methods, expires, used := "all", "never", "never"
@@ -172,7 +172,7 @@ func tokenTable(list []tokenItem, color bool) []byte {
 		rows[i] = []string{oneLine(t.Name), oneLine(t.ID), oneLine(strings.Join(t.Scopes, ",")), oneLine(methods),
 			oneLine(t.Created), oneLine(expires), oneLine(used)}
 	}
-	return appendGrid(nil, []string{"NAME", "ID", "SCOPES", "METHODS", "CREATED", "EXPIRES", "LAST USED"}, rows, color)
+	return appendGrid(nil, []string{"NAME", "ID", "SCOPES", "METHODS", "CREATED", "EXPIRES", "LAST USED"}, rows, color, width)
 }
 
 func newTokenRevoke(a *app) *cobra.Command {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rivo/uniseg"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -43,7 +44,7 @@ each round is one line; with -o jsonl, one JSON object.`,
 	}
 	flags := cmd.Flags()
 	flags.DurationVarP(&t.interval, "interval", "i", 2*time.Second, "time between two rounds")
-	flags.IntVarP(&t.count, "count", "n", 0, "rounds; 0 is until interrupted")
+	flags.IntVarP(&t.count, "count", "n", 0, "end after `N` rounds; 0 is until interrupted")
 	flags.StringVar(&t.sort, "sort", "calls", "`order` of the methods: "+strings.Join(topOrders, ", "))
 	cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(topOrders, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
@@ -290,7 +291,7 @@ func (t *topping) picture(r topRound, peers []topPeer, software string) []byte {
 	add("%s   %s   every %s, q ends", oneLine(software), time.Now().Format("15:04:05"), t.interval)
 	add("%.1f calls/s   p50 %s   p99 %s   %d in flight   %d slow   %.1f errors/s", r.CallsPerSec, shortTime(r.P50), shortTime(r.P99),
 		r.InFlight, r.Slow, r.Errors)
-	add("%d connections   %d sessions   %s queued for peers", r.Connections, r.Sessions, shortBytes(r.OutboxBytes))
+	add("%s   %s   %s queued for peers", count(r.Connections, "connection"), count(r.Sessions, "session"), shortBytes(r.OutboxBytes))
 	add("")
 	slices.SortStableFunc(peers, func(a, b topPeer) int {
 		if a.Outbox != b.Outbox {
@@ -299,12 +300,18 @@ func (t *topping) picture(r topRound, peers []topPeer, software string) []byte {
 		return b.InFlight - a.InFlight
 	})
 	forPeers := min(len(peers)+2, max(4, height/4))
-	add("%-34s %10s %9s %9s %6s %5s %8s", "METHOD", "CALLS/S", "P50", "P99", "FLIGHT", "SLOW", "ERRORS/S")
+	const columns = 53 // those behind the name
+	name := len("METHOD")
+	for _, m := range r.Methods {
+		name = max(name, uniseg.StringWidth(oneLine(m.Method)))
+	}
+	name = max(minWidth, min(name, width-columns))
+	add("%s %10s %9s %9s %6s %5s %8s", pad("METHOD", name), "CALLS/S", "P50", "P99", "FLIGHT", "SLOW", "ERRORS/S")
 	for _, m := range r.Methods {
 		if len(lines) >= height-forPeers-1 {
 			break
 		}
-		add("%-34s %10.1f %9s %9s %6d %5d %8.1f", clip(oneLine(m.Method), 34), m.CallsPerSec, shortTime(m.P50), shortTime(m.P99),
+		add("%s %10.1f %9s %9s %6d %5d %8.1f", pad(oneLine(m.Method), name), m.CallsPerSec, shortTime(m.P50), shortTime(m.P99),
 			m.InFlight, m.Slow, m.Errors)
 	}
 	add("")
@@ -371,7 +378,7 @@ func shortTime(seconds float64) string {
 	case seconds <= 0:
 		return "-"
 	case seconds < 1e-3:
-		return fmt.Sprintf("%.3gus", seconds*1e6)
+		return fmt.Sprintf("%.3gµs", seconds*1e6)
 	case seconds < 1:
 		return fmt.Sprintf("%.3gms", seconds*1e3)
 	}

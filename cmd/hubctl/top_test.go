@@ -70,7 +70,7 @@ func TestTopOrder(t *testing.T) {
 }
 
 func TestShortTime(t *testing.T) {
-	for seconds, want := range map[float64]string{0: "-", 12.34e-6: "12.3us", 0.0012: "1.2ms", 12: "12s", math.Inf(1): "+Infs"} {
+	for seconds, want := range map[float64]string{0: "-", 12.34e-6: "12.3µs", 0.0012: "1.2ms", 12: "12s", math.Inf(1): "+Infs"} {
 		if got := shortTime(seconds); got != want {
 			t.Errorf("%g is %s, want %s", seconds, got, want)
 		}

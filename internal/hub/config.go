@@ -175,7 +175,7 @@ func parseNumber(s string) (int, error) {
 	}
 	n, err := strconv.ParseUint(digits, 10, 52)
 	if err != nil || n > 1<<52/uint64(unit) {
-		return 0, fmt.Errorf("%q is no number such as 4096 or 16MiB", s)
+		return 0, fmt.Errorf("%q is not a number such as 4096 or 16MiB", s)
 	}
 	return int(n) * unit, nil
 }

@@ -78,7 +78,7 @@ func TestBytesOneAtATime(t *testing.T) {
 	}
 }
 
-// A first line that is no JSON is a bad line like any other.
+// A first line that is not JSON is a bad line like any other.
 func TestTextThatIsNoJSON(t *testing.T) {
 	h := startHub(t, Options{Demo: true})
 	w := h.dial()

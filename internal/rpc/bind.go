@@ -213,6 +213,14 @@ func planOfType(t reflect.Type, method string) *plan {
 	return p
 }
 
+// arguments says how many arguments n are.
+func arguments(n int) string {
+	if n == 1 {
+		return "1 argument"
+	}
+	return fmt.Sprintf("%d arguments", n)
+}
+
 // bind fills the struct in from the call's arguments.
 func (p *plan) bind(c *Call, m *Method, in reflect.Value) error {
 	var got uint64 // bit i: field i has a value
@@ -224,8 +232,10 @@ func (p *plan) bind(c *Call, m *Method, in reflect.Value) error {
 				n++
 			} else if tooManyIgnored(c.Protocol) {
 				break
+			} else if n < len(p.fields) {
+				return invalid("argument %q: expected a stream or an array, got %s", p.params[n].Name, v.describe())
 			} else {
-				return invalid("%s takes at most %d arguments", m.Name, len(p.fields))
+				return invalid("%s takes at most %s", m.Name, arguments(len(p.fields)))
 			}
 		}
 		f := &p.fields[n]

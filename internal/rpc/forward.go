@@ -63,7 +63,7 @@ func Positional(m *Method, a *Args) ([]Value, *Error) {
 	}
 	rest := m.Params[len(m.Params)-1].Rest
 	if len(list) > len(m.Params) && !rest {
-		return nil, Errorf(CodeInvalidParams, "%s takes at most %d arguments, got %d", m.Name, len(m.Params), len(list))
+		return nil, Errorf(CodeInvalidParams, "%s takes at most %s, got %d", m.Name, arguments(len(m.Params)), len(list))
 	}
 	given := len(list)
 	for name, v := range a.ByName() {

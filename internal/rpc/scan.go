@@ -76,7 +76,7 @@ func Valid(text []byte) bool {
 	return err == nil && SkipSpace(text, n) == len(text)
 }
 
-// SkipSpace returns the offset of the first byte at or after i that is no JSON white space.
+// SkipSpace returns the offset of the first byte at or after i that is not JSON white space.
 func SkipSpace(b []byte, i int) int {
 	for i < len(b) && (b[i] == ' ' || b[i] == '\t' || b[i] == '\r' || b[i] == '\n') {
 		i++

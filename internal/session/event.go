@@ -129,7 +129,7 @@ func eventText(v rpc.Value) ([]byte, rpc.Traits, error) {
 	var err error
 	if !raw || traits.Has(rpc.HasNewline) {
 		if text, err = v.AppendJSON(nil, rpc.Form{NonFinite: true}); err != nil {
-			return nil, traits, rpc.Errorf(rpc.CodeInvalidParams, "the event is no JSON: %v", err)
+			return nil, traits, rpc.Errorf(rpc.CodeInvalidParams, "the event is not JSON: %v", err)
 		}
 	}
 	if len(text) == 0 || text[0] != '{' {
@@ -142,7 +142,7 @@ func eventText(v rpc.Value) ([]byte, rpc.Traits, error) {
 	if !raw || traits.Depth > maxEventDepth {
 		// The traits of a part are those of the whole: only a scan tells its own.
 		if _, traits, err = rpc.Scan(text); err != nil {
-			return nil, traits, rpc.Errorf(rpc.CodeInvalidParams, "the event is no JSON: %v", err)
+			return nil, traits, rpc.Errorf(rpc.CodeInvalidParams, "the event is not JSON: %v", err)
 		}
 		if traits.Depth > maxEventDepth {
 			return nil, traits, rpc.Errorf(rpc.CodeInvalidParams, "an event is nested at most %d levels deep", maxEventDepth)

@@ -75,7 +75,7 @@ func TestEventRefused(t *testing.T) {
 		{"type is a number", `{"type":1}`, rpc.CodeInvalidParams},
 		{"type is empty", `{"type":""}`, rpc.CodeInvalidParams},
 		{"type is long", `{"type":"` + strings.Repeat("x", MaxType+1) + `"}`, rpc.CodeInvalidParams},
-		{"second type is no string", `{"type":"a","type":1}`, rpc.CodeInvalidParams},
+		{"second type is not a string", `{"type":"a","type":1}`, rpc.CodeInvalidParams},
 		{"looks like a reply", `{"type":"a","action":"rpc_reply","request_id":"1","result":1}`, rpc.CodeInvalidParams},
 		{"looks like a reply, escaped", `{"type":"a","\u0061ction":"\u0072pc_reply"}`, rpc.CodeInvalidParams},
 		{"too large", `{"type":"a","x":"` + strings.Repeat("x", MaxEvent) + `"}`, rpc.CodeTooLarge},

@@ -75,7 +75,7 @@ func (s *Session) Deliver(message rpc.Value) (Delivery, error) {
 	}
 	item, err := rpc.Parse(body)
 	if err != nil {
-		return Delivery{}, rpc.Errorf(rpc.CodeInvalidParams, "the message is no JSON: %v", err)
+		return Delivery{}, rpc.Errorf(rpc.CodeInvalidParams, "the message is not JSON: %v", err)
 	}
 	scope, hasScope := message.Member("scope")
 	direct := !hasScope
@@ -122,7 +122,7 @@ func messageBody(message rpc.Value, id []byte, now time.Time) ([]byte, error) {
 		case set:
 			var err error
 			if body, err = v.AppendJSON(body, rpc.Form{NonFinite: true}); err != nil {
-				return nil, rpc.Errorf(rpc.CodeInvalidParams, "%s of a message is no JSON", f.name)
+				return nil, rpc.Errorf(rpc.CodeInvalidParams, "%s of a message is not JSON", f.name)
 			}
 		case f.name == "timestamp":
 			body = appendEpoch(body, now)

@@ -157,7 +157,7 @@ func memoryOf(head rpc.Value) (*memory, error) {
 		v, _ := head.Member(name)
 		n, err := v.AsUint()
 		if err != nil || n > limit {
-			return 0, fmt.Errorf("%s is no number up to %d", name, limit)
+			return 0, fmt.Errorf("%s is not a number up to %d", name, limit)
 		}
 		return n, nil
 	}

@@ -114,7 +114,7 @@ func TestRestoreRefusals(t *testing.T) {
 		"unknown member":      `{"key":"a","value":1,"colour":1}`,
 		"unknown encoding":    `{"key":"a","encoding":"x","data":"MQ=="}`,
 		"data is no base64":   `{"key":"a","encoding":"json","data":"*"}`,
-		"data is no JSON":     `{"key":"a","encoding":"json","data":"e30gMQ=="}`,
+		"data is not JSON":    `{"key":"a","encoding":"json","data":"e30gMQ=="}`,
 		"data is not typed":   `{"key":"a","encoding":"typed","data":"/w=="}`,
 		"a bad time":          `{"key":"a","value":1,"created":"yesterday"}`,
 		"a bad time to live":  `{"key":"a","value":1,"ttl":-1,"limit":-1}`,

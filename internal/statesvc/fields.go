@@ -36,7 +36,7 @@ func fieldsOf(v rpc.Value) (*fields, error) {
 			for _, it := range m.Items {
 				name, ok := it.Key.(string)
 				if !ok {
-					return nil, fmt.Errorf("a member name is no string")
+					return nil, fmt.Errorf("a member name is not a string")
 				}
 				f.names, f.values = append(f.names, name), append(f.values, rpc.TreeValue(it.Value))
 			}

@@ -155,7 +155,7 @@ func plain(err error) error {
 		return fmt.Errorf("a %s does not belong at offset %d", t.Value, t.Offset)
 	}
 	if s, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return fmt.Errorf("is no JSON at offset %d", s.Offset)
+		return fmt.Errorf("is not JSON at offset %d", s.Offset)
 	}
 	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
 }

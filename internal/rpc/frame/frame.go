@@ -105,7 +105,7 @@ func (f *Frame) Trace() rpc.TraceContext {
 }
 
 // MethodName returns the method's name. Without escapes in it, it refers to
-// the line. A method that is no string gives its JSON text.
+// the line. A method that is not a string gives its JSON text.
 func (f *Frame) MethodName() []byte { return text(f.Method) }
 
 // Text returns the content of a string member; "" for anything else.

@@ -304,7 +304,7 @@ func (p *parser) number(at int, name string, v rpc.Value) uint64 {
 		if c < '0' || c > '9' || len(raw) > 18 {
 			// Events of programs may have members of these names as they like.
 			if p.f.Type == "" {
-				p.wrong(at, BadType, name+" is no integer from 0 to 10^18")
+				p.wrong(at, BadType, name+" is not an integer from 0 to 10^18")
 			}
 			return 0
 		}
@@ -313,7 +313,7 @@ func (p *parser) number(at int, name string, v rpc.Value) uint64 {
 	return n
 }
 
-// broken is the error for text that is no JSON at i.
+// broken is the error for text that is not JSON at i.
 func (p *parser) broken(i int, text string) *Error {
 	if i >= len(p.b) {
 		text = "unexpected end of the line"

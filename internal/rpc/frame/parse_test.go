@@ -299,7 +299,7 @@ func FuzzParse(f *testing.F) {
 			if !ok || e.Reason == "" || e.Offset < 0 || e.Offset > len(line) {
 				t.Fatalf("%v", err)
 			}
-			// What is refused as broken is no JSON for the scanner either.
+			// What is refused as broken is not JSON for the scanner either.
 			if e.Reason == BadJSON && rpc.Valid(line) || e.Reason == BadUTF8 && utf8.Valid(line) {
 				t.Fatalf("%v, but the line is fine: %q", err, line)
 			}

@@ -172,7 +172,7 @@ func (s *Session) Receive(b *rpc.Batch, msg []byte) {
 }
 
 // ignored notes that a text was dropped. The peer hears nothing: neither
-// library has a message for that, and one of them dies of what is no object.
+// library has a message for that, and one of them dies of what is not an object.
 func (s *Session) ignored(why reason) {
 	if s.obs != nil {
 		s.obs.Ignored(s, string(why))

@@ -65,7 +65,7 @@ func (c *conn) attach() {
 	if v := f.Member("since_seq"); !v.IsUndefined() && !v.IsNull() {
 		seq, err := v.AsUint()
 		if err != nil {
-			c.failed(&frame.Error{Reason: frame.BadType, Text: "since_seq is no integer from 0"})
+			c.failed(&frame.Error{Reason: frame.BadType, Text: "since_seq is not an integer from 0"})
 			c.sendError(nil, "since_seq must be an integer from 0")
 			return
 		}
@@ -199,7 +199,7 @@ func (a *attachment) input(v rpc.Value) {
 	c := a.conn
 	switch {
 	case v.Kind() != '"':
-		c.failed(&frame.Error{Reason: frame.BadType, Text: "the text of an input is no string"})
+		c.failed(&frame.Error{Reason: frame.BadType, Text: "the text of an input is not a string"})
 	case !a.interactive:
 		c.sendError(nil, "this client is attached read-only: its input is refused")
 	case len(raw(v)) == 2: // nothing was typed

@@ -51,8 +51,8 @@ func (c *conn) request() {
 		c.refuseCall(id, &rpc.Error{Code: rpc.CodeHandler, Message: "method is missing", Ran: rpc.RanNo})
 		return
 	case f.Method.Kind() == '{' || f.Method.Kind() == '[':
-		c.failed(&frame.Error{Reason: frame.BadType, Text: "method is no string"})
-		c.refuseCall(id, &rpc.Error{Code: rpc.CodeHandler, Message: "method is no string", Ran: rpc.RanNo})
+		c.failed(&frame.Error{Reason: frame.BadType, Text: "method is not a string"})
+		c.refuseCall(id, &rpc.Error{Code: rpc.CodeHandler, Message: "method is not a string", Ran: rpc.RanNo})
 		return
 	}
 	timeout, err := timeoutOf(f.Timeout)

@@ -42,7 +42,7 @@ const filePrefix = "__file__:"
 
 // request is a decoded call. It refers to the text that it was decoded from.
 type request struct {
-	method string // "" where the name is no string
+	method string // "" where the name is not a string
 	params rpc.Value
 	hook   rpc.Value // pmhparams
 }

@@ -96,7 +96,7 @@ type outcome struct {
 
 	err    *rpc.Error
 	body   []byte // of the answer
-	binary bool   // body is no JSON
+	binary bool   // body is not JSON
 	file   *rpc.File
 	stream *rpc.Reader
 }

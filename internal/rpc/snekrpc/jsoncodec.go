@@ -56,7 +56,7 @@ func (jsonCodec) decode(data []byte, m *message) error {
 		return jsonError(err)
 	}
 	if whole.Traits().Has(rpc.HasNonFinite) {
-		return &wireError{nameDecode, "JSON is malformed: NaN and Infinity are no JSON"}
+		return &wireError{nameDecode, "JSON is malformed: NaN and Infinity are not JSON"}
 	}
 	list, err := jsonArray(whole)
 	if err != nil {
