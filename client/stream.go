@@ -15,6 +15,9 @@ import (
 const (
 	// window is how many items the hub may send ahead of the reader.
 	window = 64
+	// early bounds the bytes of items that are sent before the hub has said how
+	// many it takes: it bounds what nobody reads, and drops a call that sends more.
+	early = 1 << 20
 	// maxQueued bounds the bytes of items that wait for the reader. A hub that
 	// heeds the window comes near it only with huge items, of which one always fits.
 	maxQueued = 64 << 20
@@ -43,7 +46,8 @@ type Stream struct {
 
 	sent     uint64
 	credit   int64         // granted, less sent
-	credited bool          // until then sending is not limited
+	credited bool          // the hub has granted some
+	early    int           // bytes sent before it has
 	open     chan struct{} // holds one; for Send
 	closed   bool          // the sending side
 }
@@ -263,8 +267,11 @@ func (s *Stream) Send(item any) error {
 			s.mu.Unlock()
 			return errSendClosed
 		}
-		if !s.credited || s.credit > 0 {
+		if s.credit > 0 || !s.credited && s.early < early {
 			s.credit--
+			if raw, _ := v.Raw(); !s.credited {
+				s.early += len(raw)
+			}
 			s.sent++
 			seq := s.sent
 			s.mu.Unlock()

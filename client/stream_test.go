@@ -326,6 +326,52 @@ func TestSendHeedsCredit(t *testing.T) {
 	})
 }
 
+// Until the hub has said how many items it takes, no more are sent than it
+// keeps for a method that does not read yet.
+func TestSendBeforeTheFirstGrantIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		items := 0
+		grant := make(chan func(), 1)
+		h := newFake(t, func(c *fakeConn, f line) {
+			switch f.Action {
+			case "rpc_request":
+				grant <- func() { c.say(`{"action":"rpc_credit","request_id":%q,"n":100}`, f.RequestID) }
+			case "rpc_chunk":
+				items++
+			}
+		})
+		c := h.connect(client.Options{})
+		s, err := c.Open(t.Context(), "m", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		item := strings.Repeat("x", 128<<10)
+		done := make(chan error, 1)
+		go func() {
+			var err error
+			for range 100 {
+				err = errors.Join(err, s.Send(item))
+			}
+			done <- err
+		}()
+		synctest.Wait()
+		if items != 8 {
+			t.Errorf("%d items of 128 KiB came before the first grant, want 1 MiB", items)
+		}
+		(<-grant)()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if items != 100 {
+			t.Errorf("%d items came", items)
+		}
+		s.Close()
+		c.Close()
+		h.close()
+	})
+}
+
 func TestSendAfterTheEnd(t *testing.T) {
 	h := newFake(t, func(c *fakeConn, f line) {
 		if f.Action == "rpc_chunk" {
