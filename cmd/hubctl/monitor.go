@@ -40,7 +40,8 @@ func newMonitor(a *app) *cobra.Command {
 		Long: `Watch the calls of all connections as they are answered, connections as they come
 and go, and frames that were not understood. --frames shows every frame, with its
 envelope and size. Values are never shown, except with --hex, which prints the
-first bytes of each frame as they are; the hub's log says that somebody did.
+first bytes of each frame, with asterisks in the place of tokens and passwords; the
+hub's log says that somebody did.
 
 What comes faster than --rate is counted and left out; the hub is not slowed down.`,
 		Example: `  hubctl monitor
@@ -84,7 +85,7 @@ What comes faster than --rate is counted and left out; the hub is not slowed dow
 	flags.StringVar(&in.Protocol, "protocol", "", "only connections that speak this `protocol`")
 	flags.Uint64Var(&in.Conn, "conn", 0, "only connection `N` (hubctl status shows them)")
 	flags.BoolVar(&in.Frames, "frames", false, "show every frame, too")
-	flags.BoolVar(&in.Raw, "hex", false, "show every frame with its first bytes, values and all")
+	flags.BoolVar(&in.Raw, "hex", false, "show every frame with its first bytes, values and all but tokens and passwords")
 	flags.IntVar(&in.Rate, "rate", 200, "show at most `N` events a second")
 	cmd.RegisterFlagCompletionFunc("protocol", cobra.FixedCompletions(
 		[]string{"kollabor", "kkrpc", "capnweb", "krpc", "snekrpc"}, cobra.ShellCompDirectiveNoFileComp))

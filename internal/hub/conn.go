@@ -44,6 +44,8 @@ type conn struct {
 	head  []byte // taken by detection, not yet read; touched by the reader only
 	begun []byte // read from head, for monitors to see with what follows; touched by the reader only
 
+	got, sent view // of monitors; touched by the reader and the writer only
+
 	// One attempt to write, as fields: a closure for each would be garbage.
 	// The outbox never makes two at once.
 	try     []byte
@@ -122,7 +124,7 @@ func (c *conn) TryWrite(p []byte) (int, error) {
 // monitorOut shows monitors what was sent.
 func (c *conn) monitorOut(p []byte) {
 	if len(p) > 0 && c.hub.monitors.frames.Load() {
-		c.hub.monitors.frame(c, "out", p)
+		c.hub.monitors.frame(c, &c.sent, "out", p)
 	}
 }
 
@@ -214,7 +216,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.waitsForHead(n, err)
 	}
 	if n > 0 && c.hub.monitors.frames.Load() {
-		c.hub.monitors.frame(c, "in", append(c.begun, p[:n]...))
+		c.hub.monitors.frame(c, &c.got, "in", append(c.begun, p[:n]...))
 		c.begun = nil
 	}
 	return n, err

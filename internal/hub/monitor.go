@@ -19,7 +19,8 @@ import (
 // hub.monitor: what happens on the connections, as it happens, for operators.
 // It never slows a connection down: what a monitor is not quick enough for, or
 // what is over its rate, is counted and dropped. Values are never shown, only
-// the envelope and sizes, unless the operator asks for raw bytes.
+// the envelope and sizes, unless the operator asks for raw bytes; those are
+// shown without tokens and passwords (redact.go).
 
 const (
 	monitorQueue   = 1024 // events that wait for one monitor
@@ -63,6 +64,7 @@ type monitorEvent struct {
 type monitors struct {
 	any    atomic.Bool // the only cost while nobody looks
 	frames atomic.Bool // somebody wants frames
+	raw    atomic.Bool // with their bytes
 
 	mu   sync.Mutex
 	list []*monitor
@@ -100,6 +102,7 @@ func (s *monitors) leave(m *monitor) {
 func (s *monitors) setLocked() {
 	s.any.Store(len(s.list) > 0)
 	s.frames.Store(slices.ContainsFunc(s.list, func(m *monitor) bool { return m.frames }))
+	s.raw.Store(slices.ContainsFunc(s.list, func(m *monitor) bool { return m.raw }))
 }
 
 // present returns the list as it is; it is never changed in place.
@@ -113,8 +116,8 @@ func (s *monitors) present() []*monitor {
 func (s *monitors) tell(e monitorEvent) {
 	e.Time = time.Now().UTC().Format(time.RFC3339Nano)
 	for _, m := range s.present() {
-		if m.wants(e.Protocol, e.Conn) {
-			m.take(e)
+		if m.wants(e.Protocol, e.Conn) && m.allows() {
+			m.put(e)
 		}
 	}
 }
@@ -123,15 +126,22 @@ func (m *monitor) wants(protocol string, conn uint64) bool {
 	return (m.protocol == "" || string(m.protocol) == protocol) && (m.conn == 0 || m.conn == conn)
 }
 
-func (m *monitor) take(e monitorEvent) {
-	if m.limit.Allow() {
-		select {
-		case m.events <- e:
-			return
-		default:
-		}
+// allows reports whether the monitor is within its rate. What it does not take
+// is counted.
+func (m *monitor) allows() bool {
+	if !m.limit.Allow() {
+		m.missed.Add(1)
+		return false
 	}
-	m.missed.Add(1)
+	return true
+}
+
+func (m *monitor) put(e monitorEvent) {
+	select {
+	case m.events <- e:
+	default:
+		m.missed.Add(1)
+	}
 }
 
 // call tells of an answered call.
@@ -151,25 +161,38 @@ func (s *monitors) call(c *rpc.Call, err *rpc.Error, took time.Duration) {
 	s.tell(e)
 }
 
-// frame tells of bytes that were read or written.
-func (s *monitors) frame(c *conn, direction string, p []byte) {
+// frame tells of bytes that were read or written. v is the view of that
+// direction.
+func (s *monitors) frame(c *conn, v *view, direction string, p []byte) {
 	protocol := c.protocolName()
-	for _, m := range s.present() {
-		if !m.frames || !m.wants(string(protocol), c.id) {
-			continue
+	raw := s.raw.Load()
+	if !raw {
+		*v = view{}
+	}
+	for piece := range pieces(protocol, p) {
+		e := monitorEvent{
+			Time: time.Now().UTC().Format(time.RFC3339Nano), Event: sawFrame, Conn: c.id, Protocol: string(protocol),
+			Direction: direction, Bytes: len(piece),
 		}
-		for piece := range pieces(protocol, p) {
-			e := monitorEvent{
-				Time: time.Now().UTC().Format(time.RFC3339Nano), Event: sawFrame, Conn: c.id, Protocol: string(protocol),
-				Direction: direction, Bytes: len(piece),
+		if protocol == rpc.Kollabor {
+			e.Text = envelope(piece)
+		}
+		var before, plain []byte
+		if raw {
+			before, plain = v.follow(protocol, piece)
+		}
+		data := ""
+		for _, m := range s.present() {
+			if !m.frames || !m.wants(string(protocol), c.id) || !m.allows() {
+				continue
 			}
-			if m.raw {
-				e.Data = base64.StdEncoding.EncodeToString(piece[:min(len(piece), monitorRaw)])
+			if e.Data = ""; m.raw && raw {
+				if data == "" {
+					data = base64.StdEncoding.EncodeToString(shownOf(before, plain))
+				}
+				e.Data = data
 			}
-			if protocol == rpc.Kollabor {
-				e.Text = envelope(piece)
-			}
-			m.take(e)
+			m.put(e)
 		}
 	}
 }
@@ -228,7 +251,7 @@ func (h *hub) monitor(ctx context.Context, in struct {
 	Protocol string `rpc:"protocol" default:"\"\"" doc:"only connections that speak this"`
 	Conn     uint64 `rpc:"conn" default:"0" doc:"only this connection"`
 	Frames   bool   `rpc:"frames" default:"false" doc:"every frame, too: envelope and size"`
-	Raw      bool   `rpc:"raw" default:"false" doc:"with the first bytes of each frame, values and all"`
+	Raw      bool   `rpc:"raw" default:"false" doc:"with the first bytes of each frame, values and all but tokens and passwords"`
 	Rate     int    `rpc:"rate" default:"200" doc:"events a second at most; others are counted"`
 }, send func(monitorEvent) error) error {
 	if in.Protocol != "" && !slices.Contains(rpc.Protocols(), rpc.Protocol(in.Protocol)) {
