@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,6 +26,9 @@ type calling struct {
 	send    string // file with the items of the method's stream argument
 	lines   bool   // its lines are the items, as strings
 	timeout time.Duration
+
+	watch    bool          // call again and again
+	interval time.Duration // so often
 }
 
 func newCall(a *app) *cobra.Command {
@@ -41,13 +45,17 @@ each value that is found there is a call of its own, and the first one that
 fails ends the rest.
 
 With --stream the result is a stream: its items are printed one per line as they
-come. Ctrl-C cancels the call in the hub; a second one does not wait for that.`,
+come. Ctrl-C cancels the call in the hub; a second one does not wait for that.
+
+With --watch a method that has one result is called again each --interval, until
+Ctrl-C, and the result is printed when it is another one.`,
 		Example: `  hubctl call echo '{"a": 1}'
   hubctl call math.add a:=2 b:=40          named arguments: := takes JSON, = takes text
   hubctl call math.add 2 40                the same by position
   hubctl call demo.fail message=oops
   echo '[1,2] [3,4]' | hubctl call math.add -
   hubctl call --stream demo.count n:=3
+  hubctl call --watch session.list         whenever the result changes
   seq 10 | hubctl call demo.sum --send -   the items of a stream argument
   ls | hubctl call --stream demo.upper --send - --lines -o raw`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -61,6 +69,8 @@ come. Ctrl-C cancels the call in the hub; a second one does not wait for that.`,
 	}
 	flags := cmd.Flags()
 	flags.BoolVarP(&c.stream, "stream", "s", false, "take the result as a stream and print its items as they come")
+	flags.BoolVarP(&c.watch, "watch", "w", false, "call again and again, and print the result when it has changed")
+	flags.DurationVarP(&c.interval, "interval", "i", time.Second, "with --watch: time between two calls")
 	flags.StringVar(&c.send, "send", "", "send the JSON values in `FILE` (- is stdin) as the method's stream argument")
 	flags.BoolVar(&c.lines, "lines", false, "with --send: each line is an item, as a string")
 	flags.DurationVarP(&c.timeout, "timeout", "t", 0, "give up after that time, such as 500ms or 2m; with --stream: when no first item came (the hub's default is 30s)")
@@ -70,6 +80,12 @@ come. Ctrl-C cancels the call in the hub; a second one does not wait for that.`,
 func (c *calling) run(ctx context.Context, method string, args []string) error {
 	if c.timeout < 0 {
 		return usageError{"--timeout must not be negative", ""}
+	}
+	if c.watch && (c.stream || c.send != "") {
+		return usageError{"--watch is for methods with one result", "a stream is followed with --stream alone"}
+	}
+	if c.watch && c.interval <= 0 {
+		return usageError{"--interval must be above zero", ""}
 	}
 	if c.lines && c.send == "" {
 		return usageError{"--lines goes with --send", ""}
@@ -97,6 +113,12 @@ func (c *calling) run(ctx context.Context, method string, args []string) error {
 	if err != nil {
 		return err
 	}
+	if c.watch && ok {
+		if _, err, more := next(); more || err != nil {
+			return usageError{"--watch makes one call again and again, not several", ""}
+		}
+		return c.app.suggest(ctx, c.again(ctx, cl, method, first, out))
+	}
 	for p := first; ok; p, err, ok = next() {
 		if err == nil {
 			err = c.once(ctx, cl, method, p, out)
@@ -121,6 +143,33 @@ func hintJSON(err error, args []string) error {
 		}
 	}
 	return err
+}
+
+// again makes the call until it fails, and prints each result that is not the
+// one before.
+func (c *calling) again(ctx context.Context, cl *client.Client, method string, params json.RawMessage, out *printer) error {
+	var opts []client.CallOption
+	if c.timeout > 0 {
+		opts = append(opts, client.WithTimeout(c.timeout))
+	}
+	var last json.RawMessage
+	for {
+		result, err := cl.CallRaw(ctx, method, params, opts...)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(result, last) {
+			if err := out.print(result); err != nil {
+				return err
+			}
+			last = bytes.Clone(result)
+		}
+		select {
+		case <-time.After(c.interval):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 func (c *calling) once(ctx context.Context, cl *client.Client, method string, params json.RawMessage, out *printer) error {

@@ -2,13 +2,16 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -52,7 +55,11 @@ Exits with 0 when nothing is broken; warnings are no failure.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			findings := a.examine(cmd.Context())
 			if f := a.formatOr(formatTable); f != formatTable {
-				if err := a.printer(f).printAny(findings); err != nil {
+				text, err := json.Marshal(findings)
+				if err != nil {
+					return err
+				}
+				if err := a.printer(f).list(text); err != nil {
 					return err
 				}
 			} else if _, err := a.out.Write(a.findingsText(findings)); err != nil {
@@ -99,7 +106,11 @@ func (a *app) examine(ctx context.Context) (findings []finding) {
 	}
 	add(finding{Name: "connection", Level: levelOK, Detail: fmt.Sprintf("answers in %s", time.Since(began).Round(time.Microsecond))})
 	add(a.checkVersion(c))
-	add(checkUnit(ctx))
+	unit := checkUnit(ctx)
+	if unit.Level == levelFail { // the hub that answers is another one
+		unit.Level = levelWarn
+	}
+	add(unit)
 	var d struct {
 		Now      time.Time
 		Findings []finding
@@ -125,13 +136,13 @@ func checkSocket(ctx context.Context, path string) finding {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if _, err := os.Stat(filepath.Dir(path)); errors.Is(err, fs.ErrPermission) {
-			return finding{"socket", levelFail, "the folder of " + path + " is closed to this user", permissionFix}
+			return finding{"socket", levelFail, "the folder of " + path + " is closed to this user", permissionFix(path)}
 		}
 		return finding{"socket", levelFail, path + " does not exist", `start the hub: "hubd", or "systemctl start hubd.socket"`}
 	case errors.Is(err, fs.ErrPermission):
-		return finding{"socket", levelFail, path + " cannot be looked at by this user", permissionFix}
+		return finding{"socket", levelFail, path + " cannot be looked at by this user", permissionFix(path)}
 	case err != nil:
-		return finding{"socket", levelFail, err.Error(), ""}
+		return finding{"socket", levelFail, err.Error(), "name another one with --socket"}
 	case st.Mode().Type() != fs.ModeSocket:
 		return finding{"socket", levelFail, path + " is no socket", "name another one with --socket, or move the file away"}
 	}
@@ -140,9 +151,9 @@ func checkSocket(ctx context.Context, path string) finding {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return finding{"socket", levelFail, "nobody listens at " + path, "the hub that made it has ended: start it again"}
 	case errors.Is(err, fs.ErrPermission):
-		return finding{"socket", levelFail, fmt.Sprintf("%s may not be written to by this user (mode %04o)", path, st.Mode().Perm()), permissionFix}
+		return finding{"socket", levelFail, fmt.Sprintf("%s may not be written to by this user (mode %04o)", path, st.Mode().Perm()), permissionFix(path)}
 	case err != nil:
-		return finding{"socket", levelFail, err.Error(), ""}
+		return finding{"socket", levelFail, err.Error(), "look into the hub's log: journalctl -u hubd"}
 	}
 	nc.Close()
 	if st.Mode().Perm()&0o002 != 0 {
@@ -152,7 +163,48 @@ func checkSocket(ctx context.Context, path string) finding {
 	return finding{Name: "socket", Level: levelOK, Detail: fmt.Sprintf("mode %04o", st.Mode().Perm())}
 }
 
-const permissionFix = "sudo usermod -aG hubd $USER, then log in again"
+// permissionFix says how this user gets to a socket that it may not use: by its
+// group, if that has the permission and is one for people.
+func permissionFix(path string) string {
+	what, need := path, fs.FileMode(0o020) // to connect is to write
+	st, err := os.Stat(what)
+	if err != nil {
+		what, need = filepath.Dir(path), 0o010
+		st, err = os.Stat(what)
+	}
+	if err != nil {
+		return "sudo usermod -aG hubd $USER, then log in again"
+	}
+	owner, group := ownersOf(st)
+	if st.Mode().Perm()&need != 0 && group != "root" {
+		return "sudo usermod -aG " + group + " $USER, then log in again"
+	}
+	return what + " is for " + owner + " alone: run hubctl as " + owner + ", or let a group in: --listen 'unix://" + path + "?mode=0660&group=hubd'"
+}
+
+// ownersOf names the user and the group of a file, by number where they have no name.
+func ownersOf(st fs.FileInfo) (owner, group string) {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "its owner", "hubd"
+	}
+	owner, group = strconv.FormatUint(uint64(sys.Uid), 10), strconv.FormatUint(uint64(sys.Gid), 10)
+	if u, err := user.LookupId(owner); err == nil {
+		owner = u.Username
+	}
+	if g, err := user.LookupGroupId(group); err == nil {
+		group = g.Name
+	}
+	return owner, group
+}
+
+// userName is the name of this user, or its number.
+func userName() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return strconv.Itoa(os.Geteuid())
+}
 
 // checkVersion compares this program with the hub.
 func (a *app) checkVersion(c *client.Client) finding {
@@ -170,7 +222,7 @@ func checkSkew(hub, asked, answered time.Time) finding {
 	skew := time.Duration(0)
 	switch {
 	case hub.IsZero():
-		return finding{"clocks", levelWarn, "the hub did not tell its time", ""}
+		return finding{"clocks", levelWarn, "the hub did not tell its time", "take both from one release; after an update restart the hub"}
 	case hub.Before(asked):
 		skew = asked.Sub(hub)
 	case hub.After(answered):
@@ -202,16 +254,44 @@ func checkUnit(ctx context.Context) finding {
 		}
 		return strings.TrimSpace(string(out))
 	}
-	if load := show("hubd.service", "LoadState"); load != "loaded" {
+	service := show("hubd.service", "LoadState")
+	for _, unit := range []string{"hubd.service", "hubd.socket"} {
+		if show(unit, "LoadState") == "masked" {
+			return finding{"unit", levelFail, unit + " is masked: systemd does not start it", "systemctl " + scope[0] + " unmask " + unit}
+		}
+	}
+	if service != "loaded" {
 		return finding{Name: "unit", Level: levelOK, Detail: "hubd.service is not installed"}
 	}
-	state := show("hubd.service", "ActiveState")
-	detail := fmt.Sprintf("hubd.service is %s, hubd.socket is %s", state, show("hubd.socket", "ActiveState"))
+	restarts, _ := strconv.Atoi(show("hubd.service", "NRestarts"))
+	return judgeUnits(unitStates{
+		scope: scope[0], service: show("hubd.service", "ActiveState"), socket: show("hubd.socket", "ActiveState"),
+		enabled: show("hubd.socket", "UnitFileState"), serviceEnabled: show("hubd.service", "UnitFileState"), restarts: restarts,
+	})
+}
+
+// unitStates are what systemd says of the units.
+type unitStates struct {
+	scope                   string // --system or --user
+	service, socket         string // ActiveState
+	enabled, serviceEnabled string // UnitFileState of the socket and of the service
+	restarts                int    // of the service, by itself
+}
+
+// judgeUnits says what is wrong with units that are installed.
+func judgeUnits(u unitStates) finding {
+	detail := fmt.Sprintf("hubd.service is %s, hubd.socket is %s", u.service, u.socket)
+	systemctl := "systemctl " + u.scope
 	switch {
-	case state == "failed":
-		return finding{"unit", levelFail, detail, "journalctl " + scope[0] + " -u hubd -e says why; then systemctl " + scope[0] + " restart hubd"}
-	case show("hubd.service", "NRestarts") > "2":
-		return finding{"unit", levelWarn, detail + ", restarted " + show("hubd.service", "NRestarts") + " times", "journalctl " + scope[0] + " -u hubd -e says why"}
+	case u.service == "failed" || u.socket == "failed":
+		return finding{"unit", levelFail, detail, "journalctl " + u.scope + " -u hubd -e says why; then " +
+			systemctl + " reset-failed hubd.service hubd.socket; " + systemctl + " restart hubd.socket"}
+	case u.service != "active" && u.service != "activating" && u.service != "reloading" && u.socket != "active":
+		return finding{"unit", levelFail, detail, systemctl + " enable --now hubd.socket"}
+	case u.restarts > 2:
+		return finding{"unit", levelWarn, fmt.Sprintf("%s, restarted %d times", detail, u.restarts), "journalctl " + u.scope + " -u hubd -e says why"}
+	case u.enabled == "disabled" && u.serviceEnabled != "enabled":
+		return finding{"unit", levelWarn, detail + ", and neither is enabled: the hub will not be there after a reboot", systemctl + " enable hubd.socket"}
 	}
 	return finding{Name: "unit", Level: levelOK, Detail: detail}
 }

@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -78,14 +80,27 @@ func (e unreachable) Error() string {
 		where = e.addr.String()
 	}
 	reason := e.err.Error()
+	if e.hungUp() {
+		reason = "it hangs up"
+	}
 	if errno, ok := errors.AsType[syscall.Errno](e.err); ok {
 		reason = errno.Error()
 	}
 	return fmt.Sprintf("cannot reach %s: %s", where, reason)
 }
 
+// hungUp reports whether the hub took the connection and ended it without a word.
+func (e unreachable) hungUp() bool {
+	return errors.Is(e.err, syscall.ECONNRESET) || errors.Is(e.err, syscall.EPIPE) || errors.Is(e.err, net.ErrClosed) || errors.Is(e.err, io.EOF)
+}
+
 func (e unreachable) hint() string {
+	_, lookup := errors.AsType[*net.DNSError](e.err)
 	switch {
+	case lookup:
+		return "no machine of that name is known: see --socket, HUBD_SOCKET and \"hubctl context ls\""
+	case e.hungUp() && e.addr.Network == "unix":
+		return "it lets in its own user, root and whom its configuration names: peers: [" + userName() + "=read,call]"
 	case errors.Is(e.err, fs.ErrNotExist):
 		return `no hub listens there: start one with "hubd", or name its socket with --socket or HUBD_SOCKET`
 	case e.addr.Network == "unix" && isNoSocket(e.addr.Path):
@@ -95,7 +110,7 @@ func (e unreachable) hint() string {
 	case errors.Is(e.err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("no hub listens there: start one with \"hubd --listen %s\"", e.addr)
 	case errors.Is(e.err, fs.ErrPermission):
-		return "ask to be let in: sudo usermod -aG hubd $USER, then log in again"
+		return permissionFix(e.addr.Path)
 	}
 	if _, untrusted := errors.AsType[*tls.CertificateVerificationError](e.err); untrusted {
 		return "name the authority that issued the hub's certificate with --ca-file or HUBD_CA_FILE"

@@ -424,3 +424,33 @@ func TestAttachPrintsTheReplayAndWhatComes(t *testing.T) {
 		}
 	}
 }
+
+// A call that is watched is made again, and its result printed when it is another one.
+func TestCallWatch(t *testing.T) {
+	socket := startHub(t)
+	put := func(value string) {
+		t.Helper()
+		if got := hubctl(t, socket, "", "state", "put", "watched", value); got.code != exitOK {
+			t.Fatalf("put: %+v", got)
+		}
+	}
+	put("1")
+	var out, talk lockedBuffer
+	con := console{in: strings.NewReader(""), out: &out, err: &talk, getenv: func(string) string { return "" }}
+	done := make(chan int, 1)
+	go func() {
+		done <- run([]string{"--socket", socket, "call", "--watch", "--interval", "1ms", "-o", "jsonl", "state.get", "key=watched"}, con)
+	}()
+	out.until(t, `"value":1,`)
+	put("2")
+	out.until(t, `"value":2,`)
+	if got := hubctl(t, socket, "", "state", "rm", "watched"); got.code != exitOK {
+		t.Fatalf("rm: %+v", got)
+	}
+	if code := <-done; code != exitFailed || strings.Count(out.String(), "\n") != 2 {
+		t.Errorf("exit code %d, stderr %q, stdout\n%s", code, talk.String(), out.String())
+	}
+	if got := hubctl(t, socket, "1 2", "call", "--watch", "echo", "-"); got.code != exitUsage {
+		t.Errorf("several calls: %+v", got)
+	}
+}

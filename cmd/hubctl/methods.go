@@ -74,7 +74,7 @@ func newMethods(a *app) *cobra.Command {
 				}
 			}
 			if f := a.formatOr(formatTable); f != formatTable {
-				return a.printer(f).print(text)
+				return a.printer(f).list(text)
 			}
 			_, err = a.out.Write(methodsTable(list, a.width(), a.coloured()))
 			return err

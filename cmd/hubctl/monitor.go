@@ -161,7 +161,10 @@ change holds until the hub reloads its configuration or is started again.`,
 			if err != nil {
 				return err
 			}
-			var r struct{ Level, Was string }
+			var r struct {
+				Level string `json:"level"`
+				Was   string `json:"was"`
+			}
 			if err := c.Call(cmd.Context(), "hub.log_level", params, &r); err != nil {
 				if client.KindOf(err) == client.KindInvalidParams {
 					return usageError{fmt.Sprintf("unknown level %q", oneLine(args[0])), "one of " + strings.Join(levels, ", ")}

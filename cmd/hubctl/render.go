@@ -42,7 +42,14 @@ func (a *app) coloured() bool {
 	case "never":
 		return false
 	}
-	return a.outTTY && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"
+	forced := a.getenv("CLICOLOR_FORCE")
+	switch {
+	case a.getenv("NO_COLOR") != "":
+		return false
+	case forced != "" && forced != "0":
+		return true
+	}
+	return a.outTTY && a.getenv("CLICOLOR") != "0" && a.getenv("TERM") != "dumb"
 }
 
 // width returns the columns of the terminal that stdout is, 0 for no terminal.
@@ -108,6 +115,23 @@ func (p *printer) print(text json.RawMessage) error {
 	p.n++
 	_, err = p.w.Write(p.buf)
 	return err
+}
+
+// list writes a JSON array: in lines of JSON, each element is one.
+func (p *printer) list(text json.RawMessage) error {
+	if p.format != formatJSONL {
+		return p.print(text)
+	}
+	var all []json.RawMessage
+	if err := json.Unmarshal(text, &all); err != nil {
+		return fmt.Errorf("the hub sent no list: %w", err)
+	}
+	for _, one := range all {
+		if err := p.print(one); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *printer) printAny(x any) error {

@@ -15,19 +15,29 @@ import (
 
 func newStateGet(a *app) *cobra.Command {
 	var revision ifRevision
-	var meta bool
+	var meta, watch bool
 	cmd := &cobra.Command{
 		Use:   "get KEY",
 		Short: "Print the value of a key",
 		Long: `Print the value of a key: a string as its text, all else as the JSON that was
 stored. --meta prints an object with the key, its value, its revision and times.
-A key that does not exist is an error (exit code 1).`,
+A key that does not exist is an error (exit code 1).
+
+With --watch the value is printed again each time it changes, until Ctrl-C; a key
+that does not exist is waited for. "hubctl state watch" tells of deletions, too.`,
 		Example: `  hubctl state get site/title
   hubctl state get site/settings -o json       indented
-  hubctl state get --meta site/title`,
+  hubctl state get --meta site/title
+  hubctl state get --watch site/title          each value that it gets`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeKey,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if watch {
+				if revision.given || meta {
+					return usageError{"--watch prints values alone, from now on", `"hubctl state watch" prints revisions, too`}
+				}
+				return a.watchValue(cmd.Context(), args[0])
+			}
 			params := map[string]any{"key": args[0]}
 			if revision.given {
 				params["revision"] = revision.revision
@@ -47,6 +57,7 @@ A key that does not exist is an error (exit code 1).`,
 		},
 	}
 	cmd.Flags().BoolVarP(&meta, "meta", "m", false, "print the revision and the times as well")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on and print each value that the key gets")
 	cmd.Flags().Var(&revision, "revision", "the value that the key had at that `revision`")
 	return cmd
 }

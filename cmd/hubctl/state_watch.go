@@ -121,6 +121,31 @@ func (w *watching) run(cmd *cobra.Command, args []string) error {
 	return stateError(err)
 }
 
+// watchValue prints the value of a key, and each one that it gets.
+func (a *app) watchValue(ctx context.Context, key string) error {
+	c, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	out := a.printer(a.formatOr(formatRaw))
+	exists := false
+	f := &stateFollower{client: c, params: map[string]any{"key": key}, talk: a.talk, snapshot: true}
+	return stateError(f.run(ctx, func(e *stateEvent, _ json.RawMessage) (bool, error) {
+		switch e.Type {
+		case "put":
+			exists = true
+			return true, out.print(e.Value)
+		case "synced":
+			if !exists {
+				a.talk("%s does not exist yet", key)
+			}
+		case "delete", "expire":
+			a.talk("%s is gone", key)
+		}
+		return true, nil
+	}))
+}
+
 // stateFollower is a state.watch that goes on after its connection broke. All
 // events of one revision belong together, so a watch can only be resumed before
 // the first of them: those that were handed out already are left out then.

@@ -141,7 +141,7 @@ func newTokenList(a *app) *cobra.Command {
 				return err
 			}
 			if f := a.formatOr(formatTable); f != formatTable {
-				return a.printer(f).print(result)
+				return a.printer(f).list(result)
 			}
 			var list []tokenItem
 			if err := decodeState(result, &list); err != nil {
