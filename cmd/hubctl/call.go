@@ -117,7 +117,7 @@ func (c *calling) run(ctx context.Context, method string, args []string) error {
 		if _, err, more := next(); more || err != nil {
 			return usageError{"--watch makes one call again and again, not several", ""}
 		}
-		return c.app.suggest(ctx, c.again(ctx, cl, method, first, out))
+		return c.app.suggest(ctx, hintJSON(c.again(ctx, cl, method, first, out), args))
 	}
 	for p := first; ok; p, err, ok = next() {
 		if err == nil {

@@ -64,7 +64,7 @@ and how long ago the last one was.`,
 				return err
 			}
 			if f := a.formatOr(formatTable); f != formatTable {
-				return a.printer(f).print(text)
+				return a.printer(f).list(text)
 			}
 			var list []sessionInfo
 			if err := json.Unmarshal(text, &list); err != nil {
