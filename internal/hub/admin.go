@@ -166,7 +166,7 @@ func (h *hub) debugPages() http.Handler {
 	mux.HandleFunc("/debug/pprof/profile", netpprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", netpprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", netpprof.Trace)
-	guarded := h.needs(rpc.ScopeAdmin, mux)
+	guarded := h.needs(rpc.ScopeAdmin, "hub.debug", mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if connOf(r).listener.addr.network != "unix" {
 			http.NotFound(w, r)

@@ -80,6 +80,12 @@ func (a *audit) denied(c *rpc.Call, err *rpc.Error) {
 	a.write(at, "call denied", fields...)
 }
 
+// action is told of an action of the native protocol that was denied.
+func (a *audit) action(c *conn, name string) {
+	a.write(c, "call denied", zap.String("protocol", string(rpc.Kollabor)), zap.String("code", string(rpc.CodePermissionDenied)),
+		zap.String("action", name))
+}
+
 // attempt is told of a token that was refused.
 func (a *audit) attempt(c *conn, why error) {
 	a.write(c, "token refused", zap.String("protocol", string(c.protocolName())), zap.String("why", why.Error()))

@@ -30,13 +30,14 @@ type conn struct {
 	share    *rpc.Share  // of the memory of unfinished frames
 	must     *time.Timer // ends a connection that has yet to authenticate; nil when it need not; guarded by registry.mu
 
-	base     *rpc.Peer                    // who it is without a token; set by serve
-	account  atomic.Pointer[account]      // whose limits it is under; changed by the registry
-	peer     atomic.Pointer[rpc.Peer]     // on whose behalf calls run; over HTTP, those of the present request
-	protocol atomic.Pointer[rpc.Protocol] // nil until the first bytes told
-	link     atomic.Pointer[rpc.Link]
-	patient  atomic.Bool            // the peer may take nothing for any time: it is busy sending
-	owner    atomic.Pointer[string] // of ephemeral keys; nil: the connection itself
+	base      *rpc.Peer                    // who it is without a token; set by serve
+	account   atomic.Pointer[account]      // whose limits it is under; changed by the registry
+	peer      atomic.Pointer[rpc.Peer]     // on whose behalf calls run; over HTTP, those of the present request
+	protocol  atomic.Pointer[rpc.Protocol] // nil until the first bytes told
+	link      atomic.Pointer[rpc.Link]
+	presented bool                   // the present request has come with a token; for the goroutine that serves it
+	patient   atomic.Bool            // the peer may take nothing for any time: it is busy sending
+	owner     atomic.Pointer[string] // of ephemeral keys; nil: the connection itself
 
 	net   net.Conn  // the socket
 	tls   *tls.Conn // on top of it; nil without TLS

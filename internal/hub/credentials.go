@@ -19,18 +19,22 @@ const (
 	queryToken     = "token"
 )
 
+const twoTokens = "two tokens in one request" // for the audit log
+
 // admitRequest decides on whose behalf the calls of a request run and tells
 // the connection, which serves one request after another. It answers and
 // returns false when the request presents what is no token.
 func (h *hub) admitRequest(w http.ResponseWriter, r *http.Request, c *conn) bool {
 	before := c.peer.Swap(c.base)
+	c.presented = false
 	if c.listener.metrics && c.listener.addr.auth == authNone {
 		return true // a token that a scraper sends anyway is not looked at
 	}
 	token, found, ok := h.presented(w, r)
 	switch {
 	case !ok:
-		h.audit.request(c, "two tokens in one request")
+		h.audit.request(c, twoTokens)
+		w.Header().Del("Sec-Websocket-Protocol")
 		http.Error(w, "more than one token", http.StatusBadRequest)
 		return false
 	case !found && before != c.base && !h.open.belongs(c, c.base):
@@ -41,6 +45,7 @@ func (h *hub) admitRequest(w http.ResponseWriter, r *http.Request, c *conn) bool
 	}
 	p, err := h.authenticate(c, token)
 	if err != nil {
+		w.Header().Del("Sec-Websocket-Protocol")
 		w.Header().Set("WWW-Authenticate", `Bearer realm="hubd", error="invalid_token"`)
 		status := http.StatusUnauthorized
 		if endsConnection(err) {
@@ -51,6 +56,7 @@ func (h *hub) admitRequest(w http.ResponseWriter, r *http.Request, c *conn) bool
 		return false
 	}
 	c.peer.Store(p)
+	c.presented = true
 	return true
 }
 
@@ -76,7 +82,7 @@ func (h *hub) presented(w http.ResponseWriter, r *http.Request) (token string, f
 		}
 	}
 	r.Header.Del("Authorization")
-	if t, some := takeProtocol(w, r); some {
+	for _, t := range takeProtocols(w, r) {
 		take(t)
 	}
 	if h.opts.QueryToken && strings.Contains(r.URL.RawQuery, queryToken) {
@@ -92,27 +98,27 @@ func (h *hub) presented(w http.ResponseWriter, r *http.Request) (token string, f
 	return token, n > 0, n < 2
 }
 
-// takeProtocol takes the token out of the WebSocket protocols that a client
+// takeProtocols takes the tokens out of the WebSocket protocols that a client
 // offers. A browser gives up unless the answer names one of those that it has
 // offered: another one if there is any, so that the token is not sent back.
-func takeProtocol(w http.ResponseWriter, r *http.Request) (token string, found bool) {
+func takeProtocols(w http.ResponseWriter, r *http.Request) (tokens []string) {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
-		return "", false
+		return nil
 	}
 	var others []string
 	answer := ""
 	for _, line := range r.Header["Sec-Websocket-Protocol"] {
 		for p := range strings.SplitSeq(line, ",") {
 			p = strings.TrimSpace(p)
-			if rest, ok := strings.CutPrefix(p, bearerProtocol); ok && !found {
-				token, found, answer = rest, true, p
+			if token, ok := strings.CutPrefix(p, bearerProtocol); ok {
+				tokens, answer = append(tokens, token), p
 			} else if p != "" {
 				others = append(others, p)
 			}
 		}
 	}
-	if !found {
-		return "", false
+	if tokens == nil {
+		return nil
 	}
 	r.Header.Del("Sec-Websocket-Protocol")
 	if len(others) > 0 {
@@ -120,5 +126,5 @@ func takeProtocol(w http.ResponseWriter, r *http.Request) (token string, found b
 		answer = others[0]
 	}
 	w.Header().Set("Sec-Websocket-Protocol", answer)
-	return token, true
+	return tokens
 }

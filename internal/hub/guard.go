@@ -38,13 +38,14 @@ func (h *hub) guard(next http.Handler) http.Handler {
 			if cors(w, r, live.origins) {
 				return
 			}
-			page = r.Header.Get("Origin") != ""
+			page = byPage(r)
 		}
 		h.steady(r, c)
 		if !h.admitRequest(w, r, c) {
 			return
 		}
 		if page && c.listener.addr.auth == authUID && c.peer.Load() == c.base {
+			h.audit.request(c, "a page without a token")
 			unauthenticated(w) // the user of a browser is not the author of the page
 			return
 		}
@@ -96,8 +97,7 @@ func hostAllowed(r *http.Request, c *conn, allowed []string) bool {
 func originAllowed(r *http.Request, allowed []string) bool {
 	origins := r.Header["Origin"]
 	if len(origins) == 0 {
-		site := r.Header.Get("Sec-Fetch-Site")
-		return site != "cross-site" && site != "same-site"
+		return !foreignSite(r)
 	}
 	if len(origins) > 1 {
 		return false
@@ -106,22 +106,42 @@ func originAllowed(r *http.Request, allowed []string) bool {
 	if slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, origin) }) {
 		return true
 	}
-	return r.Host != "" && r.Header.Get("Sec-Fetch-Site") != "cross-site" && r.Header.Get("Sec-Fetch-Site") != "same-site" &&
+	return r.Host != "" && !foreignSite(r) &&
 		(strings.EqualFold(origin, "http://"+r.Host) || strings.EqualFold(origin, "https://"+r.Host))
 }
 
-// needs lets only peers with the scope through.
-func (h *hub) needs(scope rpc.Scope, next http.Handler) http.Handler {
+// foreignSite reports whether the browser says that the request comes from a
+// page of another origin.
+func foreignSite(r *http.Request) bool {
+	site := r.Header.Get("Sec-Fetch-Site")
+	return strings.EqualFold(site, "cross-site") || strings.EqualFold(site, "same-site")
+}
+
+// byPage reports whether a page has sent the request, rather than a program or
+// somebody who typed the address.
+func byPage(r *http.Request) bool {
+	site := r.Header.Get("Sec-Fetch-Site")
+	return r.Header.Get("Origin") != "" || site != "" && !strings.EqualFold(site, "none")
+}
+
+// byLink reports whether the browser follows an address that it was given from
+// outside of any page: typed, or as likely a link in a mail.
+func byLink(r *http.Request) bool { return strings.EqualFold(r.Header.Get("Sec-Fetch-Site"), "none") }
+
+// needs lets only those peers through that may do what the method of that name
+// does, which need not be a row of the table.
+func (h *hub) needs(scope rpc.Scope, method string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := connOf(r)
 		p := c.peer.Load()
 		switch {
-		case p.Has(scope):
+		case p.Permits(scope, method):
 			next.ServeHTTP(w, r)
 		case p != nil && p.Unauthenticated:
+			h.audit.request(c, "no token for "+method)
 			unauthenticated(w)
 		default:
-			h.audit.request(c, "scope "+scope.String()+" is missing for "+r.URL.Path)
+			h.audit.request(c, "scope "+scope.String()+" or permission is missing for "+method)
 			http.Error(w, "not allowed", http.StatusForbidden)
 		}
 	})

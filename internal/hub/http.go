@@ -38,10 +38,10 @@ func newWeb(h *hub) *web {
 		EnableOpenMetrics: true, Registry: nil, ErrorLog: zap.NewStdLog(h.log),
 	})
 	w.routes = map[string]http.Handler{
-		"/metrics":   h.needs(rpc.ScopeRead, only(scrape, http.MethodGet, http.MethodHead)),
+		"/metrics":   h.needs(rpc.ScopeRead, "hub.stats", only(scrape, http.MethodGet, http.MethodHead)),
 		"/-/healthy": only(http.HandlerFunc(h.healthy), http.MethodGet, http.MethodHead),
 		"/-/ready":   only(http.HandlerFunc(h.readiness), http.MethodGet, http.MethodHead),
-		"/-/reload":  h.needs(rpc.ScopeAdmin, only(http.HandlerFunc(h.reloadByHTTP), http.MethodPost)),
+		"/-/reload":  h.needs(rpc.ScopeAdmin, "hub.reload", only(http.HandlerFunc(h.reloadByHTTP), http.MethodPost)),
 		capnwebPath:  h.onlySpoken(rpc.Capnweb, h.capnweb),
 		kkrpcPath:    h.onlySpoken(rpc.Kkrpc, h.kkrpc),
 	}
@@ -66,6 +66,7 @@ func newWeb(h *hub) *web {
 		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, nc.(*conn))
 		},
+		DisableGeneralOptionsHandler: true, // it would answer OPTIONS * before the guard
 	}
 	return w
 }

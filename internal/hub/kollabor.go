@@ -94,4 +94,9 @@ func (o *wireObserver) FailedFrame(reason frame.Reason, c *kollabor.Conn, err er
 		zap.String("reason", string(reason)), zap.NamedError("detail", err))
 }
 
+func (o *wireObserver) Denied(c *kollabor.Conn, action string) {
+	at, _ := c.Wire.(*conn) // serveKollabor has put it there
+	o.h.audit.action(at, action)
+}
+
 func (o *wireObserver) Attached(delta int) { o.h.metrics.attached.Add(float64(delta)) }

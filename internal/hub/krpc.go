@@ -49,7 +49,21 @@ func (h *hub) newKrpc() error {
 }
 
 // serveKrpc is the handler of calls at unclaimed paths.
-func (h *hub) serveKrpc(w http.ResponseWriter, r *http.Request) { h.krpc.ServeHTTP(w, r) }
+//
+// A link that a browser was given by another program carries a call in its query
+// as well as any client does: without a token it is worth nothing.
+func (h *hub) serveKrpc(w http.ResponseWriter, r *http.Request) {
+	c := connOf(r)
+	if c.listener.addr.network == "tcp" && r.Method == http.MethodGet && byLink(r) && !c.presented {
+		if q := r.URL.Query(); q.Has("json") || q.Has("JSON") {
+			h.metrics.drop(rpc.Krpc, dropOrigin)
+			h.audit.request(c, "a call by a link")
+			http.Error(w, "a link cannot call methods", http.StatusForbidden)
+			return
+		}
+	}
+	h.krpc.ServeHTTP(w, r)
+}
 
 // closeKrpc ends the requests that are being read and the calls that run.
 func (h *hub) closeKrpc() {
@@ -96,11 +110,16 @@ func (h *hub) authenticateKrpc(r *http.Request, pmhparams rpc.Value) (*rpc.Peer,
 	if err != nil || !trust.LooksLikeToken(token) {
 		return nil, nil
 	}
-	p, err := h.authenticate(connOf(r), token)
+	c := connOf(r)
+	if c.presented {
+		h.audit.request(c, twoTokens)
+		return nil, rpc.Errorf(rpc.CodeInvalidParams, "more than one token")
+	}
+	p, err := h.authenticate(c, token)
 	if err != nil {
 		return nil, rpc.AsError(r.Context(), err)
 	}
-	connOf(r).peer.Store(p)
+	c.peer.Store(p)
 	return p, nil
 }
 

@@ -40,7 +40,7 @@ func (c *conn) identify() (*rpc.Peer, error) {
 		}
 		return p, nil
 	case authUID:
-		uid, err := ownerOfSocket(c.net.RemoteAddr(), c.net.LocalAddr())
+		uid, err := c.socketOwner()
 		if err != nil {
 			return nil, err
 		}
@@ -155,6 +155,32 @@ func (c *conn) credentials() (*unix.Ucred, error) {
 	return cred, e
 }
 
+// errPeerLeft says that a connection ended before it was known whose it was.
+var errPeerLeft = errors.New("the peer has left")
+
+// socketOwner returns the user whose socket is at the other end of a TCP connection
+// of this machine. The addresses of one that was reset may belong to somebody
+// else's next connection a moment later, so an answer counts only if c was
+// still connected after it was given: until then there can be no other.
+func (c *conn) socketOwner() (int, error) {
+	uid, err := ownerOfSocket(c.net.RemoteAddr(), c.net.LocalAddr())
+	if err != nil {
+		return -1, err
+	}
+	var info *unix.TCPInfo
+	var e error
+	if err := c.raw.Control(func(fd uintptr) { info, e = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); err != nil {
+		return -1, err
+	}
+	switch {
+	case e != nil:
+		return -1, os.NewSyscallError("getsockopt", e)
+	case info.State != unix.BPF_TCP_ESTABLISHED && info.State != unix.BPF_TCP_CLOSE_WAIT:
+		return -1, errPeerLeft
+	}
+	return uid, nil
+}
+
 // ownerOfSocket asks the kernel's table which user owns the socket whose own
 // address is peer and which is connected to local.
 func ownerOfSocket(peer, local net.Addr) (int, error) {
@@ -231,6 +257,11 @@ func findSocket(table, own, far string) (uid int, found bool, err error) {
 	bad := error(nil)
 	err = eachSocket(table, func(fields []string) bool {
 		if fields[1] != own || fields[2] != far {
+			return true
+		}
+		switch fields[3] {
+		case "01", "04", "05": // established, or it has ended its own stream
+		default: // one that wants to connect from there, or has been
 			return true
 		}
 		uid, bad = strconv.Atoi(fields[7])

@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -40,6 +41,7 @@ type providers struct {
 type provided struct {
 	name    string
 	link    *rpc.Link
+	peer    *rpc.Peer // who was permitted to provide it
 	methods []*rpc.Method
 	api     *rpc.Ref // held as long as it is offered; nil when it is the client's own API
 }
@@ -78,7 +80,7 @@ func (h *hub) provide(ctx context.Context, in provideIn) (provideOut, error) {
 	if !ok {
 		return provideOut{}, rpc.Errorf(rpc.CodeUnavailable, "only a connection can provide methods")
 	}
-	p := &provided{name: in.Service, link: c.Link(), api: in.API}
+	p := &provided{name: in.Service, link: c.Link(), peer: c.Peer, api: in.API}
 	by := fmt.Sprintf("conn %d, %s", at.id, at.peerName())
 	for i, described := range in.Methods {
 		m, free, err := describedMethod(in.Service, described)
@@ -188,6 +190,33 @@ func (h *hub) withdraw(p *provided) bool {
 	h.log.Info("service withdrawn", zap.String("service", p.name), zap.String("provider", p.methods[0].Provider))
 	h.metrics.providerChanges.WithLabelValues(providerLeft).Inc()
 	return true
+}
+
+// errProviderExpelled ends the calls that a provider was answering when it lost
+// its permission.
+var errProviderExpelled = rpc.Errorf(rpc.CodeUnavailable, "the provider has lost its permission")
+
+// expelProviders withdraws the services of those whose permission is gone: what
+// others would tell them is no longer theirs to hear.
+func (h *hub) expelProviders() {
+	var gone []*provided
+	h.provided.mu.Lock()
+	for _, p := range h.provided.services {
+		if p.peer != nil && !p.peer.Grant.Holds() {
+			gone = append(gone, p)
+		}
+	}
+	h.provided.mu.Unlock()
+	for _, p := range gone {
+		if !h.withdraw(p) {
+			continue
+		}
+		h.eachCall(func(_ *conn, call *rpc.Call) {
+			if slices.Contains(p.methods, call.Method) {
+				call.Cancel(errProviderExpelled)
+			}
+		})
+	}
 }
 
 // unprovide takes a service of the calling connection away.

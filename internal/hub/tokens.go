@@ -129,8 +129,9 @@ func (h *hub) revokeToken(ctx context.Context, in struct {
 	return tokenInfoOf(gone), nil
 }
 
-// errRevoked ends the calls that a permission was taken from while they ran.
-var errRevoked = &rpc.Error{Code: rpc.CodeUnauthenticated, Message: "the token has expired or was revoked"}
+// errRevoked ends the calls that a permission was taken from while they ran, who
+// knows how far.
+var errRevoked = &rpc.Error{Code: rpc.CodeUnauthenticated, Message: rpc.ErrRevoked.Message}
 
 // endGrants ends the calls whose permission is gone. What they have begun, such
 // as a watch, would go on telling for as long as its caller listens.
@@ -142,6 +143,7 @@ func (h *hub) endGrants() (ended int) {
 		}
 	})
 	h.native.Expel()
+	h.expelProviders()
 	return ended
 }
 

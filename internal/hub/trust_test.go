@@ -50,9 +50,15 @@ func (w *wire) greet(token string) string {
 // post sends one Cap'n Web batch that calls a method and returns status and answer.
 func (h *testHub) post(method, argument, headers string) (int, string) {
 	h.t.Helper()
+	return h.postTo(h.tcp, method, argument, headers)
+}
+
+// postTo is post at one of several TCP listeners.
+func (h *testHub) postTo(at, method, argument, headers string) (int, string) {
+	h.t.Helper()
 	body := fmt.Sprintf(`["push",["pipeline",0,%s,[%s]]]`+"\n"+`["pull",1]`, method, argument)
-	return h.ask("tcp", h.tcp, fmt.Sprintf("POST /capnweb HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n%sContent-Length: %d\r\n\r\n%s",
-		h.tcp, headers, len(body), body))
+	return h.ask("tcp", at, fmt.Sprintf("POST /capnweb HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n%sContent-Length: %d\r\n\r\n%s",
+		at, headers, len(body), body))
 }
 
 const listenToken = "tcp://127.0.0.1:0"

@@ -113,13 +113,28 @@ func (l *Link) refuse(c *Call, t Target) *Error {
 	case g.scarce.Load() && !(isMethod && m.light() && c.Args.weight() <= smallRequest):
 		return l.over(LimitMemory, "the hub is short of memory")
 	}
-	if isMethod && !c.Peer.May(m) {
+	switch {
+	case isMethod && !c.Peer.May(m):
 		return c.Peer.Refusal(m)
+	case !isMethod && c.Peer != nil && !c.Peer.Grant.Holds() && !onBehalf(t):
+		return ErrRevoked // a reference is not worth more than what it was got by
 	}
 	if n > 0 && c.Key != "" && l.InFlight(c.Key) {
 		return errDuplicate
 	}
 	return nil
+}
+
+// A Bound target is called on behalf of the peer that it was made for, whoever
+// calls: it looks after permissions itself.
+type Bound interface {
+	Target
+	Behalf() *Peer // nil: it is bound to nobody
+}
+
+func onBehalf(t Target) bool {
+	b, ok := t.(Bound)
+	return ok && b.Behalf() != nil
 }
 
 var errDuplicate = &Error{Code: CodeDuplicate, Message: "a call with this id is still in flight", Ran: RanNo}

@@ -96,8 +96,13 @@ func (p *Peer) May(m *Method) bool {
 	if m.Open {
 		return true
 	}
-	return p.Has(m.Scope) && p.covers(m.Name)
+	return p.Permits(m.Scope, m.Name)
 }
+
+// Permits is May for what is no row of the table, such as a path of HTTP or an
+// action of the native protocol: it goes by the name of the method that does
+// the same, so that method patterns narrow it as well.
+func (p *Peer) Permits(s Scope, name string) bool { return p.Has(s) && p.covers(name) }
 
 // covers reports whether the method patterns of p let the name through.
 func (p *Peer) covers(name string) bool {
@@ -119,13 +124,16 @@ func MatchName(pattern, name string) bool {
 	return pattern == name || wild && strings.HasPrefix(name, prefix)
 }
 
+// ErrRevoked refuses what was permitted until the permission was taken back.
+var ErrRevoked = &Error{Code: CodeUnauthenticated, Message: "the token has expired or was revoked", Ran: RanNo}
+
 // Refusal is the error of a call of m by a peer that May not call it.
 func (p *Peer) Refusal(m *Method) *Error {
 	switch {
 	case p != nil && p.Unauthenticated:
 		return &Error{Code: CodeUnauthenticated, Message: "calling " + m.Name + " needs authentication", Ran: RanNo}
 	case p != nil && !p.Grant.Holds():
-		return &Error{Code: CodeUnauthenticated, Message: "the token has expired or was revoked", Ran: RanNo}
+		return ErrRevoked
 	}
 	return &Error{Code: CodePermissionDenied, Message: "not allowed to call " + m.Name, Ran: RanNo}
 }

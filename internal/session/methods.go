@@ -272,7 +272,7 @@ func (r *Registry) follow(ctx context.Context, in followParams, send func(rpc.Va
 		return rpc.Errorf(rpc.CodeInvalidParams, "mode is readonly or interactive")
 	}
 	if c := rpc.From(ctx); c != nil {
-		if in.Mode == Interactive && (c.Peer == nil || c.Peer.Scopes&rpc.ScopeCall == 0) {
+		if in.Mode == Interactive && !c.Peer.Permits(rpc.ScopeCall, "session.send") {
 			return rpc.Errorf(rpc.CodePermissionDenied, "not allowed to follow a session interactively")
 		}
 		opts.Peer, opts.Protocol, opts.Link = c.Peer, c.Protocol, c.Link()

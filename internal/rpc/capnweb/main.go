@@ -138,6 +138,13 @@ func (t checked) Start(b *rpc.Batch, c *rpc.Call) {
 	}
 }
 
+// Behalf is on whose behalf calls run: see rpc.Bound.
+func (o *mainObject) Behalf() *rpc.Peer { return o.peer }
+
+func (t checked) Behalf() *rpc.Peer { return t.peer }
+
+func (n *namespace) Behalf() *rpc.Peer { return n.main.peer }
+
 // namespace is a part of the main object that was read as a property.
 type namespace struct {
 	main *mainObject

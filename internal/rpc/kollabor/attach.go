@@ -40,7 +40,7 @@ func (c *conn) attach() {
 		mode = rpc.String("readonly")
 	}
 	a := &attachment{conn: c, session: c.conn.Session, interactive: frame.Text(mode) == "interactive"}
-	if a.interactive && !c.may(rpc.ScopeCall) || !a.interactive && !c.may(rpc.ScopeRead) {
+	if !c.may(rpc.ScopeRead, "session.follow") || a.interactive && !c.may(rpc.ScopeCall, "session.send") {
 		return
 	}
 	if v := f.Member("session"); !v.IsUndefined() {

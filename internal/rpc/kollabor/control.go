@@ -50,7 +50,7 @@ func (c *conn) control(line []byte) {
 	case "message":
 		c.message()
 	case "roster_update":
-		if c.may(rpc.ScopeCall) {
+		if c.may(rpc.ScopeCall, "session.publish") {
 			if s := c.session(c.conn.Session); s != nil {
 				s.SetRoster(f.Member("agents"))
 			}
@@ -58,8 +58,12 @@ func (c *conn) control(line []byte) {
 		}
 	case "shutdown":
 		c.shutdown()
+	case "get_status":
+		if c.may(rpc.ScopeRead, "session.info") {
+			c.ask()
+		}
 	default:
-		if c.may(rpc.ScopeRead) {
+		if c.may(rpc.ScopeRead, "session.history") {
 			c.ask()
 		}
 	}
@@ -70,12 +74,21 @@ func (c *conn) answer(f func([]byte) []byte) {
 	c.send(&c.batch, "control", func(dst []byte) []byte { return append(f(dst), '\n') })
 }
 
-// may reports whether the peer has the scope, and tells it if not.
-func (c *conn) may(s rpc.Scope) bool {
-	if c.link.Peer(c.peer).Has(s) {
+// may reports whether the peer may do what the method of that name does, and
+// tells it if not: an action is no way around the patterns of a token.
+func (c *conn) may(s rpc.Scope, method string) bool {
+	p := c.link.Peer(c.peer)
+	if p.Permits(s, method) {
 		return true
 	}
-	c.sendError(echoable(c.frame.RequestID), "not allowed: "+c.frame.Action+" needs the scope "+s.String())
+	why := c.frame.Action + " needs the scope " + s.String()
+	if p.Has(s) {
+		why = c.frame.Action + " needs permission for " + method
+	}
+	c.sendError(echoable(c.frame.RequestID), "not allowed: "+why)
+	if o := c.s.cfg.Observer; o != nil {
+		o.Denied(&c.conn, c.frame.Action)
+	}
 	return false
 }
 
@@ -188,7 +201,7 @@ func appendOutput(dst []byte, lines []string, limit int) []byte {
 
 // message takes a message in and acknowledges it.
 func (c *conn) message() {
-	if !c.may(rpc.ScopeCall) {
+	if !c.may(rpc.ScopeCall, "session.send") {
 		return
 	}
 	f := &c.frame
@@ -216,7 +229,7 @@ func randomHex(bytes int) string {
 
 // shutdown asks the hub to stop. The peer has its acknowledgement before that.
 func (c *conn) shutdown() {
-	if !c.may(rpc.ScopeAdmin) {
+	if !c.may(rpc.ScopeAdmin, "hub.shutdown") {
 		return
 	}
 	if c.s.cfg.OnShutdown == nil {

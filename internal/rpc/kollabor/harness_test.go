@@ -206,7 +206,8 @@ func (g *gauge) FrameOut(action string, _ int) { g.count(func() { g.out[action]+
 func (g *gauge) FailedFrame(r frame.Reason, _ *Conn, _ error) {
 	g.count(func() { g.failed[r]++ })
 }
-func (g *gauge) Attached(delta int) { g.count(func() { g.attached += delta }) }
+func (g *gauge) Denied(*Conn, string) {}
+func (g *gauge) Attached(delta int)   { g.count(func() { g.attached += delta }) }
 func (g *gauge) Done(_ *rpc.Call, err *rpc.Error, _ time.Duration) {
 	g.count(func() {
 		if err == nil {

@@ -61,6 +61,8 @@ type Observer interface {
 	// FailedFrame comes for each line that was refused; err is for the log and
 	// quotes nothing from the line but names of members.
 	FailedFrame(reason frame.Reason, c *Conn, err error)
+	// Denied comes for each action that the peer may not do.
+	Denied(c *Conn, action string)
 	// Attached comes with +1 and -1 as clients attach and leave.
 	Attached(delta int)
 }

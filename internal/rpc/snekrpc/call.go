@@ -45,19 +45,23 @@ func (c *conn) command(b *rpc.Batch, cd codec, m *message) {
 	var target rpc.Target
 	method, err := c.s.lookup(m.service, m.command)
 	streams := m.streams()
-	if err == nil {
+	denied := err == nil && !c.link.Peer(k.Peer).May(method)
+	if err == nil && !denied {
 		if streams == 1 {
 			k.in = newInStream(k)
 		}
 		k.Args, err = k.bind(method, m, streams)
 	}
-	if err != nil {
+	switch {
+	case denied: // Start says so; what the method takes is not for everybody to learn
+		target = method
+	case err != nil:
 		k.in = nil
 		if method != nil {
 			k.Method = method // for metrics
 		}
 		target = rpc.TargetFunc(func(b *rpc.Batch, c *rpc.Call) { c.Finish(b, rpc.Value{}, err) })
-	} else {
+	default:
 		k.bound = true
 		target = method
 	}
