@@ -75,6 +75,10 @@ func TestHostAndOrigin(t *testing.T) {
 		{"name that begins alike", "Host: localhost.evil.example:" + port, 421},
 		{"other address", "Host: 10.0.0.1:" + port, 421},
 		{"empty host", "Host: ", 421},
+		{"name with the dot of the root", "Host: localhost.:" + port, 421},
+		{"address with a zone", "Host: [::1%25lo]:" + port, 421},
+		{"port with a zero", "Host: 127.0.0.1:0" + port, 421},
+		{"two in one", "Host: " + ours + ", evil.example", 400},
 		{"own origin", "Host: " + ours + "\r\nOrigin: http://" + ours, 200},
 		{"own origin by name", "Host: localhost:" + port + "\r\nOrigin: https://localhost:" + port, 200},
 		{"other of the own names", "Host: " + ours + "\r\nOrigin: http://localhost:" + port, 403},
@@ -83,6 +87,10 @@ func TestHostAndOrigin(t *testing.T) {
 		{"foreign origin", "Host: " + ours + "\r\nOrigin: https://evil.example", 403},
 		{"other port of this host", "Host: " + ours + "\r\nOrigin: http://127.0.0.1:1", 403},
 		{"null", "Host: " + ours + "\r\nOrigin: null", 403},
+		{"NULL", "Host: " + ours + "\r\nOrigin: NULL", 403},
+		{"a file", "Host: " + ours + "\r\nOrigin: file://", 403},
+		{"empty origin", "Host: " + ours + "\r\nOrigin: ", 403},
+		{"own origin with a path", "Host: " + ours + "\r\nOrigin: http://" + ours + "/", 403},
 		{"two origins", "Host: " + ours + "\r\nOrigin: http://" + ours + "\r\nOrigin: http://" + ours, 403},
 		{"cross-site without origin", "Host: " + ours + "\r\nSec-Fetch-Site: cross-site", 403},
 		{"same-site without origin", "Host: " + ours + "\r\nSec-Fetch-Site: same-site", 403},
@@ -100,7 +108,7 @@ func TestHostAndOrigin(t *testing.T) {
 		if status, _ := h.ask("tcp", h.tcp, "POST /no/such/path HTTP/1.1\r\n"+c.headers+"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"); status != c.status {
 			t.Errorf("%s at a path that does not exist: %d, want %d", c.name, status, c.status)
 		}
-		if strings.HasPrefix(c.headers, "Host: \r") || c.headers == "Host: " {
+		if strings.HasPrefix(c.headers, "Host: \r") || c.headers == "Host: " || c.status == 400 {
 			continue
 		}
 		if status, _ := h.ask("unix", h.socket, "GET /-/healthy HTTP/1.1\r\n"+c.headers+"\r\nConnection: close\r\n\r\n"); status != 200 {
@@ -109,6 +117,17 @@ func TestHostAndOrigin(t *testing.T) {
 	}
 	if status, _ := h.ask("tcp", h.tcp, "GET /-/healthy HTTP/1.0\r\n\r\n"); status != 200 {
 		t.Errorf("HTTP/1.0 without Host: %d", status)
+	}
+	for _, request := range []string{ // the name is elsewhere, or there is no path
+		"GET http://evil.example/metrics HTTP/1.1\r\nHost: " + ours, "GET http://evil.example/metrics HTTP/1.0",
+		"OPTIONS * HTTP/1.1\r\nHost: evil.example", "CONNECT evil.example:443 HTTP/1.1\r\nHost: " + ours, "PRI * HTTP/2.0",
+	} {
+		if !strings.HasPrefix(request, "PRI") { // which has no headers
+			request += "\r\nConnection: close"
+		}
+		if status, _ := h.ask("tcp", h.tcp, request+"\r\n\r\n"); status != 421 {
+			t.Errorf("%q: %d", request, status)
+		}
 	}
 }
 
