@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 	"unicode/utf8"
 )
@@ -159,8 +161,8 @@ func NoMethod(name string) *Error {
 }
 
 // AsError turns what a handler returned into an Error. Errors that are no
-// *Error are the handler's own failure and keep their message; those of an
-// ended context get the code of the reason.
+// *Error are the handler's own failure and keep their message, but for paths of
+// this machine; those of an ended context get the code of the reason.
 func AsError(ctx context.Context, err error) *Error {
 	if err == nil {
 		return nil
@@ -176,7 +178,36 @@ func AsError(ctx context.Context, err error) *Error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return errDeadline.Because(err)
 	}
-	return &Error{Code: CodeHandler, Message: err.Error(), Ran: RanYes, cause: err}
+	return &Error{Code: CodeHandler, Message: withoutPaths(err.Error(), err), Ran: RanYes, cause: err}
+}
+
+// withoutPaths returns text, the message of err, without the absolute paths of
+// the file system that the errors in err name: where the hub keeps its files is
+// not for callers.
+func withoutPaths(text string, err error) string {
+	hide := func(path string) {
+		if len(path) > 1 && path[0] == '/' {
+			text = strings.ReplaceAll(text, path, "...")
+		}
+	}
+	switch e := err.(type) {
+	case *fs.PathError:
+		hide(e.Path)
+	case *os.LinkError:
+		hide(e.Old)
+		hide(e.New)
+	}
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		if next := e.Unwrap(); next != nil {
+			text = withoutPaths(text, next)
+		}
+	case interface{ Unwrap() []error }:
+		for _, next := range e.Unwrap() {
+			text = withoutPaths(text, next)
+		}
+	}
+	return text
 }
 
 // Why a call ends before its handler answered. They are the causes of its

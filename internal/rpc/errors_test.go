@@ -2,7 +2,10 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"testing"
 )
 
@@ -32,5 +35,27 @@ func TestCauseOf(t *testing.T) {
 	stop()
 	if got := CauseOf(plain); got != ErrShutdown {
 		t.Errorf("%v, want %v", got, ErrShutdown)
+	}
+}
+
+// What a method passes on from the system does not tell where files are.
+func TestHandlerErrorsKeepPathsOut(t *testing.T) {
+	_, open := os.Open("/nonexistent/secret/file")
+	link := os.Link("/nonexistent/one", "/nonexistent/two")
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{open, "open ...: no such file or directory"},
+		{link, "link ... ...: no such file or directory"},
+		{fmt.Errorf("reading /nonexistent/secret/file: %w", open), "reading ...: open ...: no such file or directory"},
+		{errors.Join(open, fmt.Errorf("and %w", link)), "open ...: no such file or directory\\u000aand link ... ...: no such file or directory"},
+		{&fs.PathError{Op: "open", Path: "given/by/caller", Err: fs.ErrNotExist}, "open given/by/caller: file does not exist"},
+		{errors.New("no such key: /a/b"), "no such key: /a/b"},
+	} {
+		e := AsError(t.Context(), c.err)
+		if e.Text() != c.want || e.Code != CodeHandler || !errors.Is(e, c.err) {
+			t.Errorf("%v became %v", c.err, e)
+		}
 	}
 }

@@ -30,7 +30,7 @@ type DialOptions struct {
 	TLS    *tls.Config
 	// Dial opens the connection; nil dials TCP or, for unix URLs, the socket.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Redact may replace any error that leaves; nil leaves them as they are.
+	// Redact is what it is in Config.
 	Redact func(*rpc.Error) *rpc.Error
 }
 

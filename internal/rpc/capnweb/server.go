@@ -45,7 +45,11 @@ type Config struct {
 	// have been applied before. An error is answered with 403. Nil admits
 	// everybody with all scopes, for tests.
 	Admit func(*http.Request) (Admission, error)
-	// Redact may replace any error before it leaves; nil leaves them as they are.
+	// Redact sees each error before it leaves, thrown or part of a value, and
+	// returns what leaves instead: often the same, or a new one (it must not
+	// change what it gets). It runs under the lock of a session and must not block.
+	// Nil leaves errors as they are, which already say nothing of what was not
+	// meant for callers.
 	Redact func(*rpc.Error) *rpc.Error
 	// Observer may be nil.
 	Observer Observer
