@@ -52,8 +52,10 @@ func (sv *Server) batch(w http.ResponseWriter, r *http.Request, a Admission) {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			sv.conf.Gate.Rejected(LimitMessage)
 			http.Error(w, "the batch is too large", http.StatusRequestEntityTooLarge)
+			return
 		}
-		return // otherwise the client is gone
+		http.Error(w, "the batch did not come whole", http.StatusBadRequest)
+		return
 	}
 	link := rpc.NewLink(sv.conf.Gate)
 	link.Quota = a.Quota
@@ -92,7 +94,10 @@ func (sv *Server) batch(w http.ResponseWriter, r *http.Request, a Admission) {
 			link.Rejected(LimitBatch)
 			http.Error(w, "the batch did not end in time", http.StatusGatewayTimeout)
 			return
-		case <-r.Context().Done():
+		case <-r.Context().Done(): // the client is gone
+			return
+		case <-sv.quit:
+			goingDown(w)
 			return
 		}
 	}

@@ -69,6 +69,7 @@ type Config struct {
 // (POST). It is an http.Handler for one path.
 type Server struct {
 	conf Config
+	quit chan struct{} // closed by Close: batches that wait give up
 
 	mu       sync.Mutex
 	sessions map[*socket]*Session
@@ -96,7 +97,7 @@ func New(conf Config) *Server {
 			return Admission{Peer: &rpc.Peer{UID: -1, GID: -1, PID: -1, Scopes: rpc.AllScopes}}, nil
 		}
 	}
-	return &Server{conf: conf, sessions: make(map[*socket]*Session)}
+	return &Server{conf: conf, quit: make(chan struct{}), sessions: make(map[*socket]*Session)}
 }
 
 // ServeHTTP serves one batch, or one session until it ends.
@@ -108,7 +109,7 @@ func (sv *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	sv.mu.Unlock()
 	if closed {
-		http.Error(w, "the hub is shutting down", http.StatusServiceUnavailable)
+		goingDown(w)
 		return
 	}
 	defer sv.wg.Done()
@@ -132,6 +133,12 @@ func (sv *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		sv.batch(w, r, a)
 	}
 }
+
+func goingDown(w http.ResponseWriter) {
+	http.Error(w, shuttingDown, http.StatusServiceUnavailable)
+}
+
+const shuttingDown = "the hub is shutting down"
 
 // session serves a WebSocket.
 func (sv *Server) session(w http.ResponseWriter, r *http.Request, a Admission) {
@@ -166,7 +173,7 @@ func (sv *Server) session(w http.ResponseWriter, r *http.Request, a Admission) {
 	sock.session = s
 	s.observer = sv.conf.Observer
 	if !sv.enter(sock, s) {
-		sock.close(closeGoing, "the hub is shutting down")
+		sock.close(closeGoing, shuttingDown)
 	}
 	if o := sv.conf.Observer; o != nil {
 		o.SessionOpened(s)
@@ -219,13 +226,16 @@ func (sv *Server) Entries() (exports, imports int) {
 // or until ctx ends.
 func (sv *Server) Close(ctx context.Context) error {
 	sv.mu.Lock()
-	sv.closed = true
+	if !sv.closed {
+		sv.closed = true
+		close(sv.quit)
+	}
 	open := maps.Clone(sv.sessions)
 	sv.mu.Unlock()
 	for sock, s := range open {
 		s.End(rpc.ErrShutdown)
 		s.link.Close(rpc.ErrShutdown, 0)
-		sock.close(closeGoing, "the hub is shutting down")
+		sock.close(closeGoing, shuttingDown)
 	}
 	done := make(chan struct{})
 	go func() { // ends with the last request

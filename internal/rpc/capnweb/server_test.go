@@ -312,6 +312,46 @@ func TestBatch(t *testing.T) {
 	}
 }
 
+// A batch that waits for what cannot come ends with its client, or with the
+// server, long before its limit, and gives everything back.
+func TestBatchesEndEarly(t *testing.T) {
+	waits := "[\"push\",[\"pipeline\",0,[\"demo\",\"callback\"],[[\"export\",-1],1]]]\n[\"pull\",1]"
+	sv, socket, demo := startServer(t, func(c *Config) { c.BatchWait = time.Hour })
+	begin := func(headers, body string) net.Conn {
+		nc, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { nc.Close() })
+		fmt.Fprintf(nc, "POST /capnweb HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%s\r\n%s", headers, body)
+		return nc
+	}
+	whole := fmt.Sprintf("Content-Length: %d\r\n", len(waits))
+	answer := func(nc net.Conn) string {
+		_ = nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+		text, _ := io.ReadAll(nc)
+		return string(text)
+	}
+
+	if text := answer(begin("Transfer-Encoding: chunked\r\n", "zz\r\n")); !strings.HasPrefix(text, "HTTP/1.1 400 ") {
+		t.Errorf("a body that breaks off: %q", text)
+	}
+	gone := begin(whole, waits)
+	eventually(t, "the batch waits", func() bool { return demo.Running.Load() == 1 })
+	gone.Close()
+	eventually(t, "its call ends", func() bool { return demo.Running.Load() == 0 })
+
+	left := begin(whole, waits)
+	eventually(t, "another waits", func() bool { return demo.Running.Load() == 1 })
+	if err := sv.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if text := answer(left); !strings.HasPrefix(text, "HTTP/1.1 503 ") {
+		t.Errorf("the server has ended: %q", text)
+	}
+	eventually(t, "its call ends", func() bool { return demo.Running.Load() == 0 })
+}
+
 // TestAnnouncedLengthIsRefused sends the header of an enormous frame and no payload.
 func TestAnnouncedLengthIsRefused(t *testing.T) {
 	_, socket, _ := startServer(t, func(c *Config) { c.Limits.MaxMessage = 1 << 20 })

@@ -18,7 +18,7 @@ type Demo struct {
 	Table    *rpc.Table
 	Counters atomic.Int64 // counters that somebody holds
 	Watches  atomic.Int64 // state watches that somebody holds
-	Running  atomic.Int64 // sleeping calls
+	Running  atomic.Int64 // calls that sleep or wait for their client
 
 	mu       sync.Mutex
 	state    map[string]entry
@@ -103,7 +103,7 @@ func New() *Demo {
 		}, read),
 		rpc.Handle("demo.sum", sum, read, rpc.NeverSlow()),
 		rpc.HandleStream("demo.upper", upper, read, rpc.NeverSlow()),
-		rpc.Handle("demo.callback", callback, rpc.NeverSlow()),
+		rpc.Handle("demo.callback", d.callback, rpc.NeverSlow()),
 		rpc.Handle("demo.callClient", callClient, rpc.NeverSlow()),
 		rpc.Handle("demo.counter", d.counter, inline),
 		rpc.Handle("demo.useCounter", func(ctx context.Context, in struct {
@@ -232,10 +232,12 @@ func upper(ctx context.Context, in struct {
 	return nil
 }
 
-func callback(ctx context.Context, in struct {
+func (d *Demo) callback(ctx context.Context, in struct {
 	Fn *rpc.Ref `rpc:"fn"`
 	N  int64    `rpc:"n"`
 }) (int64, error) {
+	d.Running.Add(1)
+	defer d.Running.Add(-1)
 	for i := range in.N {
 		v, err := in.Fn.Call(ctx, rpc.Int(i))
 		if err != nil {
