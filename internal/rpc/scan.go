@@ -14,6 +14,8 @@ const (
 	MaxDepth   = 256     // nested arrays and objects
 	MaxDigits  = 1000    // digits of one number
 	MaxMembers = 1000000 // object members of one text
+
+	maxNesting = 9 * 64 // the most that ScanNested can be asked for
 )
 
 // Flags are properties of a JSON text that decide whether its bytes may pass
@@ -50,6 +52,7 @@ type SyntaxError struct {
 	Offset int // of the byte that is wrong
 	Reason string
 	Limit  bool // the text may be JSON, but is over MaxDepth, MaxDigits or MaxMembers
+	Deep   bool // it is nested too deeply
 }
 
 func (e *SyntaxError) Error() string {
@@ -63,8 +66,12 @@ var ErrShort = errors.New("unexpected end of JSON text")
 // returns the offset behind it and its traits. It accepts what RFC 8259 has,
 // in valid UTF-8, and the tokens NaN, Infinity and -Infinity, which it notes
 // in the traits. It neither recurses nor allocates (but for an error).
-func Scan(text []byte) (n int, t Traits, err error) {
-	s := scanner{b: text}
+func Scan(text []byte) (n int, t Traits, err error) { return ScanNested(text, MaxDepth) }
+
+// ScanNested is Scan with another limit on nesting than MaxDepth, for text that
+// is deeper than the value that it stands for. It is at most 576.
+func ScanNested(text []byte, depth int) (n int, t Traits, err error) {
+	s := scanner{b: text, most: min(depth, maxNesting)}
 	n, err = s.value(0)
 	return n, s.t, err
 }
@@ -88,8 +95,9 @@ type scanner struct {
 	b       []byte
 	t       Traits
 	members int
-	kinds   [MaxDepth / 64]uint64 // bit d: the container at depth d is an object
+	kinds   [maxNesting / 64]uint64 // bit d: the container at depth d is an object
 	depth   int
+	most    int  // that depth may be
 	escaped bool // an escape occurred in the string scanned last
 }
 
@@ -98,6 +106,10 @@ func (s *scanner) fail(at int, reason string) (int, error) {
 		return at, ErrShort
 	}
 	return at, &SyntaxError{Offset: at, Reason: reason}
+}
+
+func (s *scanner) deep(at int) (int, error) {
+	return at, &SyntaxError{Offset: at, Reason: fmt.Sprintf("nesting is deeper than %d levels", s.most), Limit: true, Deep: true}
 }
 
 func (s *scanner) limit(at int, reason string) (int, error) {
@@ -132,8 +144,8 @@ start: // a value is due
 	}
 	switch c := b[i]; c {
 	case '{':
-		if s.depth == MaxDepth {
-			return s.limit(i, "nesting is deeper than 256 levels")
+		if s.depth == s.most {
+			return s.deep(i)
 		}
 		s.kinds[s.depth>>6] |= 1 << (s.depth & 63)
 		s.depth++
@@ -146,8 +158,8 @@ start: // a value is due
 		}
 		goto key
 	case '[':
-		if s.depth == MaxDepth {
-			return s.limit(i, "nesting is deeper than 256 levels")
+		if s.depth == s.most {
+			return s.deep(i)
 		}
 		s.t.Flags |= HasArray
 		s.kinds[s.depth>>6] &^= 1 << (s.depth & 63)

@@ -338,3 +338,24 @@ func TestScanRandomTexts(t *testing.T) {
 		}
 	}
 }
+
+func TestScanNested(t *testing.T) {
+	for _, most := range []int{1, 64, 65, 256, 528, 576} {
+		for _, pair := range []string{"[]", "{}"} {
+			open := map[string]string{"[]": "[", "{}": `{"a":`}[pair]
+			text := func(n int) []byte {
+				return []byte(strings.Repeat(open, n) + "1" + strings.Repeat(pair[1:], n))
+			}
+			if n, traits, err := ScanNested(text(most), most); err != nil || n != len(text(most)) || int(traits.Depth) != most {
+				t.Errorf("%d of %d: %v, depth %d", n, most, err, traits.Depth)
+			}
+			_, _, err := ScanNested(text(most+1), most)
+			if se, ok := errors.AsType[*SyntaxError](err); !ok || !se.Deep || !se.Limit {
+				t.Errorf("beyond %d: %v", most, err)
+			}
+		}
+	}
+	if _, _, err := ScanNested([]byte(strings.Repeat("[", 1000)), 1000); err == nil {
+		t.Error("deeper than there is room for")
+	}
+}

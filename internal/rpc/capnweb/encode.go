@@ -18,7 +18,7 @@ type encoder struct {
 	out   []byte
 	made  []int64 // exports created, to be taken back when the value cannot be encoded
 	pumps []pumpStart
-	depth int
+	depth int  // of the expression that comes next; see maxDepth
 	reply bool // the message is an answer
 	err   *rpc.Error
 }
@@ -52,7 +52,7 @@ func (e *encoder) value(v rpc.Value) {
 		return
 	}
 	t := v.Traits()
-	if e.depth+int(t.Depth) > maxValueDepth {
+	if e.depth+int(t.Depth) >= maxDepth {
 		e.deep()
 		return
 	}
@@ -75,13 +75,23 @@ func (e *encoder) str(s string) { e.out = rpc.AppendString(e.out, s, false) }
 
 func (e *encoder) text(s string) { e.out = append(e.out, s...) }
 
+// end appends the end of a message, which must not be longer than its receiver takes.
+func (e *encoder) end(s string) {
+	e.text(s)
+	if limit := max(e.s.limits.MaxMessage, DefaultMaxMessage); len(e.out) > limit {
+		e.cannot(fmt.Sprintf("the message would be longer than %d bytes", limit))
+	}
+}
+
 func (e *encoder) tree(x any) {
 	if e.err != nil {
 		return
 	}
-	if e.depth++; e.depth > maxValueDepth+1 {
+	if e.depth >= maxDepth {
 		e.deep()
+		return
 	}
+	e.depth++
 	defer func() { e.depth-- }()
 	switch x := x.(type) {
 	case nil:
@@ -111,7 +121,12 @@ func (e *encoder) tree(x any) {
 			return
 		}
 		e.text(`["bigint","`)
-		e.out = append(x.Append(e.out, 10), '"', ']')
+		from := len(e.out)
+		e.out = x.Append(e.out, 10)
+		if len(e.out)-from > maxBigIntLength {
+			e.cannot("an integer of more than 16384 digits")
+		}
+		e.text(`"]`)
 	case float64:
 		e.out = appendFloat(e.out, x)
 	case rpc.Number:
@@ -227,7 +242,7 @@ func (e *encoder) bytes(data []byte, kind string) {
 	e.text(`["bytes","`)
 	e.out = base64.RawStdEncoding.AppendEncode(e.out, data)
 	e.text(`"`)
-	if kind != "" && kind != "Uint8Array" && e.s.modern {
+	if size := containers[kind]; size > 0 && len(data)%size == 0 && kind != "Uint8Array" && e.s.modern {
 		e.text(",")
 		e.str(kind)
 	}
@@ -332,7 +347,7 @@ func (e *encoder) errorForm(name, message string, props *rpc.Map) {
 			if holdsLink(it.Value) {
 				continue
 			}
-			try := encoder{s: e.s, depth: e.depth + 1}
+			try := encoder{s: e.s, depth: e.depth}
 			try.tree(it.Value)
 			if try.err == nil {
 				kept.Set(it.Key, it.Value)

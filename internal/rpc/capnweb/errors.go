@@ -130,7 +130,11 @@ func plain(e *rpc.Error) bool { return e.Code == rpc.CodeHandler && e.Data.IsUnd
 
 func notFunction(path string) *rpc.Error {
 	short := rpc.CleanText(path, 256)
-	return &rpc.Error{Code: rpc.CodeNotFound, Message: "'" + short + "' is not a function.", Method: short, Ran: rpc.RanNo}
+	e := &rpc.Error{Code: rpc.CodeNotFound, Message: "'" + short + "' is not a function.", Method: short, Ran: rpc.RanNo}
+	if short == "" { // no method to name, but none all the same
+		e.Name = "TypeError"
+	}
+	return e
 }
 
 func readOfUndefined(part string) *rpc.Error {
@@ -143,6 +147,7 @@ var (
 	errDisposed = &rpc.Error{Code: rpc.CodeUnavailable, Message: "the reference was disposed", Ran: rpc.RanNo}
 	errUnread   = &rpc.Error{Code: rpc.CodeHandler, Message: "ReadableStream RPC stub was disposed without being consumed"}
 	errUnclosed = &rpc.Error{Code: rpc.CodeHandler, Message: "WritableStream RPC stub was disposed without calling close()"}
+	errClosed   = &rpc.Error{Code: rpc.CodeHandler, Name: "TypeError", Message: "the stream was closed", Ran: rpc.RanNo}
 	errLocked   = &rpc.Error{Code: rpc.CodeInvalidParams, Message: "the stream has a reader already", Ran: rpc.RanNo}
 )
 

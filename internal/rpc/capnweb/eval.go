@@ -10,8 +10,7 @@ import (
 
 // evaluator turns the text of expressions into values, in one pass over text
 // that rpc.Scan has accepted. It never blocks: what is not known yet becomes a
-// hole. Calls that it meets are started in the order of the text. Recursion is
-// bounded by the nesting that Scan lets through.
+// hole. Calls that it meets are started in the order of the text.
 type evaluator struct {
 	s      *Session
 	b      []byte
@@ -21,9 +20,18 @@ type evaluator struct {
 	scope  *mapScope     // set inside the instructions of a map
 	budget *atomic.Int64 // operations left for the message
 	nested int           // how many calls enclose the present position
+	depth  int           // of the expression at the present position; see maxDepth
 }
 
-const maxBigIntDigits = 16384
+// Limits of expressions, which are those of the JavaScript library: what we
+// accept we can send to it, and the other way round.
+const (
+	maxDepth        = 256             // no expression is at this depth: elements, members and arguments are one deeper than what holds them
+	maxNesting      = 2*maxDepth + 16 // of the text: an array is two arrays there, a call is one and its list of arguments
+	maxBigIntLength = 16384           // digits and sign
+)
+
+var errDeep = &protocolError{"TypeError", "Deserialization exceeded maximum allowed message depth of 256."}
 
 // spend takes one operation from the budget of the message.
 func (e *evaluator) spend(n int) error {
@@ -44,8 +52,8 @@ func (e *evaluator) space() byte {
 // skip returns the text of the value at the present position and moves behind it.
 func (e *evaluator) skip() ([]byte, rpc.Traits) {
 	e.space()
-	n, t, err := rpc.Scan(e.b[e.i:])
-	if err != nil { // cannot be: the message has passed Scan
+	n, t, err := rpc.ScanNested(e.b[e.i:], maxNesting)
+	if err != nil { // cannot be: the message has passed it
 		n = len(e.b) - e.i - 1
 	}
 	text := e.b[e.i : e.i+n]
@@ -126,7 +134,7 @@ func parseID(text []byte) (int64, bool) {
 func (e *evaluator) argument() (rpc.Value, error) {
 	from := e.i
 	text, t := e.skip()
-	if v, ok := passable(text, t); ok {
+	if v, ok := passable(text, t); ok && e.depth+int(v.Traits().Depth) < maxDepth {
 		return v, nil
 	}
 	e.i = from
@@ -136,6 +144,9 @@ func (e *evaluator) argument() (rpc.Value, error) {
 
 // value evaluates the expression at the present position to a tree node.
 func (e *evaluator) value() (any, error) {
+	if e.depth >= maxDepth {
+		return nil, errDeep
+	}
 	switch c := e.space(); c {
 	case '{':
 		return e.object()
@@ -174,6 +185,8 @@ func number(text []byte) any {
 
 func (e *evaluator) object() (any, error) {
 	m := &rpc.Map{}
+	e.depth++
+	defer func() { e.depth-- }()
 	e.i++
 	for {
 		switch e.space() {
@@ -206,6 +219,7 @@ func (e *evaluator) array() (any, error) {
 	case '[':
 		list := []any{}
 		e.i++
+		e.depth++
 		for e.more() {
 			x, err := e.value()
 			if err != nil {
@@ -213,6 +227,7 @@ func (e *evaluator) array() (any, error) {
 			}
 			list = append(list, x)
 		}
+		e.depth--
 		e.i++
 		if e.space() != ']' {
 			return nil, e.unknown(start)
@@ -220,18 +235,28 @@ func (e *evaluator) array() (any, error) {
 		e.i++
 		return list, nil
 	case '"':
-		tag, _ := e.literal()
-		x, ok, err := e.tagged(string(tag[1 : len(tag)-1]))
+		lit, _ := e.literal()
+		tag := string(lit[1 : len(lit)-1])
+		x, ok, err := e.tagged(tag)
 		if err != nil {
 			return nil, err
 		}
-		if !ok {
+		if !ok || exact(tag) && e.more() {
 			return nil, e.unknown(start)
 		}
 		e.rest()
 		return x, nil
 	}
 	return nil, e.unknown(start)
+}
+
+// exact reports whether nothing may follow the operands of a tag.
+func exact(tag string) bool {
+	switch tag {
+	case "undefined", "url", "headers", "request", "response", "blob", "pipeline", "import", "remap":
+		return true
+	}
+	return false
 }
 
 // unknown is the error of the array at start.
@@ -246,7 +271,7 @@ func (e *evaluator) unknown(start int) error {
 func (e *evaluator) tagged(tag string) (x any, ok bool, err error) {
 	switch tag {
 	case "undefined":
-		return rpc.Undefined{}, !e.more(), nil
+		return rpc.Undefined{}, true, nil
 	case "inf":
 		return math.Inf(1), true, nil
 	case "-inf":
@@ -267,8 +292,8 @@ func (e *evaluator) tagged(tag string) (x any, ok bool, err error) {
 		if !e.more() {
 			return nil, false, nil
 		}
-		h, ok := e.headers()
-		return h, ok, nil
+		h, ok, err := e.headers()
+		return h, ok, err
 	case "request":
 		return e.request()
 	case "response":
@@ -383,9 +408,11 @@ func (e *evaluator) arguments(pl *payload) ([]rpc.Value, error) {
 	outer := e.pl
 	e.pl = pl
 	e.nested++
+	e.depth++
 	defer func() {
 		e.pl = outer
 		e.nested--
+		e.depth--
 	}()
 	var list []rpc.Value
 	e.i++
@@ -490,10 +517,14 @@ func (e *evaluator) expression() (*promise, error) {
 				if err != nil {
 					return nil, err
 				}
+				if ok && e.more() {
+					p.unref()
+					ok = false
+				}
 				if !ok {
 					return nil, e.unknown(start)
 				}
-				e.rest()
+				e.i++
 				return p, nil
 			}
 		}

@@ -39,9 +39,11 @@ func appendDoubled(dst, text []byte) []byte {
 	return dst
 }
 
-// appendUndoubled appends checked text with each wrapped array unwrapped. ok
-// is false when an array occurs that is not wrapped: a tagged value.
-func appendUndoubled(dst, text []byte) (out []byte, ok bool) {
+// appendUndoubled appends checked text with each wrapped array unwrapped, and
+// says how deeply the result is nested. ok is false when an array occurs that is
+// not wrapped: a tagged value.
+func appendUndoubled(dst, text []byte) (out []byte, depth int, ok bool) {
+	level := 0
 	for i := 0; i < len(text); {
 		switch c := text[i]; c {
 		case '"':
@@ -51,21 +53,31 @@ func appendUndoubled(dst, text []byte) (out []byte, ok bool) {
 			continue
 		case '[':
 			if i = rpc.SkipSpace(text, i+1); text[i] != '[' {
-				return dst, false
+				return dst, 0, false
 			}
+			level++
+			depth = max(depth, level)
 			dst = append(dst, '[')
 		case ']':
 			if i = rpc.SkipSpace(text, i+1); i >= len(text) || text[i] != ']' {
-				return dst, false
+				return dst, 0, false
 			}
+			level--
 			dst = append(dst, ']')
+		case '{':
+			level++
+			depth = max(depth, level)
+			dst = append(dst, c)
+		case '}':
+			level--
+			dst = append(dst, c)
 		case ' ', '\t', '\r', '\n':
 		default:
 			dst = append(dst, c)
 		}
 		i++
 	}
-	return dst, true
+	return dst, depth, true
 }
 
 // passable makes a value of one expression's text without a tree, if its
@@ -77,12 +89,13 @@ func passable(text []byte, t rpc.Traits) (rpc.Value, bool) {
 	if !t.Has(rpc.HasArray) {
 		return rpc.RawValue(text, t), true
 	}
-	out, ok := appendUndoubled(make([]byte, 0, len(text)), text)
+	out, depth, ok := appendUndoubled(make([]byte, 0, len(text)), text)
 	if !ok {
 		return rpc.Value{}, false
 	}
 	t.Flags &^= rpc.HasNewline
-	return rpc.RawValue(out, t), true // Depth stays an upper bound
+	t.Depth = uint16(depth)
+	return rpc.RawValue(out, t), true
 }
 
 // appendFloat appends a float as JSON.stringify does.

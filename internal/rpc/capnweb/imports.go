@@ -223,6 +223,7 @@ func (s *Session) call(b *rpc.Batch, target int64, of *imported, path []rpc.Path
 	e.path(path)
 	if !get {
 		e.text(",[")
+		e.depth = 1
 		n := 0
 		for v := range args.List() {
 			if n > 0 {
@@ -243,14 +244,19 @@ func (s *Session) call(b *rpc.Batch, target int64, of *imported, path []rpc.Path
 		}
 		e.text("]")
 	}
-	e.text("]]")
+	e.end("]]")
 	if e.err != nil {
 		undone := e.undo()
 		s.mu.Unlock()
 		for _, u := range undone {
 			u.unref()
 		}
-		return 0, e.err
+		if e.err.Ran == rpc.RanNo {
+			return 0, e.err
+		}
+		fail := *e.err
+		fail.Ran = rpc.RanNo // whatever is to blame, this call was not made
+		return 0, &fail
 	}
 	pumps := e.finish(b)
 	s.lastOut++

@@ -123,12 +123,12 @@ func (p *pump) sendLocked(b *rpc.Batch) (undone []*promise, sent []rpc.Value) {
 		if _, raw := v.Raw(); !raw {
 			sent = append(sent, v)
 		}
-		e := encoder{s: s, out: s.scratch[:0]}
+		e := encoder{s: s, out: s.scratch[:0], depth: 1}
 		e.text(`["stream",["pipeline",`)
 		e.out = strconv.AppendInt(e.out, p.id, 10)
 		e.text(`,["write"],[`)
 		e.value(v)
-		e.text("]]]")
+		e.end("]]]")
 		if e.err == nil && len(e.pumps) > 0 {
 			e.cannot("a stream inside a stream")
 		}
@@ -161,8 +161,16 @@ func (p *pump) closeLocked(b *rpc.Batch) {
 		e.text(`,["close"],[]]]`)
 	} else {
 		e.text(`,["abort"],[`)
-		e.error(p.end)
-		e.text("]]]")
+		from := len(e.out)
+		e.depth = 1
+		e.tree(p.end)
+		e.end("]]]")
+		if e.err != nil {
+			name, message := wireName(p.end)
+			e.out = e.out[:from]
+			e.errorForm(name, message, nil)
+			e.text("]]]")
+		}
 	}
 	e.finish(b)
 	s.lastOut++

@@ -150,10 +150,17 @@ func (m *mapping) run(b *rpc.Batch) {
 	m.drop()
 	if err != nil {
 		pl.drop(rpc.ErrCancelled)
-		if pe, ok := err.(*protocolError); ok && m.budget.Load() < 0 {
-			s.Abort(pe.name, pe.message)
+		fail := rpc.HandlerError("", err.Error())
+		fail.Ran = rpc.RanUnknown
+		if pe, ok := err.(*protocolError); ok {
+			if m.budget.Load() < 0 {
+				s.Abort(pe.name, pe.message)
+			}
+			if pe.name != "Error" {
+				fail.Name = pe.name
+			}
 		}
-		m.p.settle(b, new(payload), &rpc.Error{Code: rpc.CodeHandler, Message: err.Error(), Ran: rpc.RanUnknown})
+		m.p.settle(b, new(payload), fail)
 		return
 	}
 	// The promises of the elements become one value.

@@ -187,10 +187,10 @@ func (s *Session) receive(b *rpc.Batch, msg []byte) error {
 		return &protocolError{"RangeError", fmt.Sprintf("message is longer than %d bytes", s.limits.MaxMessage)}
 	}
 	from := rpc.SkipSpace(msg, 0)
-	n, t, err := rpc.Scan(msg[from:])
+	n, t, err := rpc.ScanNested(msg[from:], maxNesting)
 	if err != nil {
-		if se, ok := errors.AsType[*rpc.SyntaxError](err); ok && se.Limit {
-			return &protocolError{"TypeError", "Deserialization exceeded maximum allowed message depth of 256. (" + se.Reason + ")"}
+		if se, ok := errors.AsType[*rpc.SyntaxError](err); ok && se.Deep {
+			return errDeep
 		}
 		return &protocolError{"SyntaxError", "message is not valid JSON: " + err.Error()}
 	}
@@ -350,6 +350,7 @@ func (s *Session) answer(b *rpc.Batch, id int64, x *export) {
 		e.out = append(e.out, `["resolve",`...)
 		e.out = append(strconv.AppendInt(e.out, id, 10), ',')
 		e.value(p.value)
+		e.end("]")
 		if e.err != nil {
 			fail = e.err
 			undone = e.undo()
@@ -357,11 +358,8 @@ func (s *Session) answer(b *rpc.Batch, id int64, x *export) {
 		}
 	}
 	if fail != nil {
-		e.out = append(e.out, `["reject",`...)
-		e.out = append(strconv.AppendInt(e.out, id, 10), ',')
-		e.error(fail)
+		e.reject(id, fail)
 	}
-	e.out = append(e.out, ']')
 	pumps := e.finish(b)
 	if x.auto {
 		delete(s.exports, id)
@@ -378,6 +376,24 @@ func (s *Session) answer(b *rpc.Batch, id int64, x *export) {
 	}
 	if x.auto {
 		p.unref()
+	}
+}
+
+// reject writes the answer for a promise that failed; without what the error
+// carries beside its message when that is too much.
+func (e *encoder) reject(id int64, fail *rpc.Error) {
+	begin := func() {
+		e.out = append(e.out[:0], `["reject",`...)
+		e.out = append(strconv.AppendInt(e.out, id, 10), ',')
+	}
+	begin()
+	e.tree(fail)
+	e.end("]")
+	if e.err != nil {
+		name, message := wireName(fail)
+		begin()
+		e.errorForm(name, message, nil)
+		e.text("]")
 	}
 }
 
@@ -501,6 +517,8 @@ func (s *Session) aborted(e *evaluator) error {
 			reason = x.Message
 		} else if text, err := p.value.AsString(); err == nil {
 			reason = text
+		} else if raw, ok := p.value.Raw(); ok {
+			reason = string(raw)
 		}
 		p.unref()
 	}

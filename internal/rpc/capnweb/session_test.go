@@ -460,8 +460,8 @@ func FuzzDoubling(f *testing.F) {
 		}
 		raw, _ := v.Raw()
 		doubled := appendDoubled(nil, raw)
-		back, ok := appendUndoubled(nil, doubled)
-		if !ok {
+		back, depth, ok := appendUndoubled(nil, doubled)
+		if !ok || depth != int(v.Traits().Depth) {
 			t.Fatalf("%s is not taken back", doubled)
 		}
 		if again := appendDoubled(nil, back); string(again) != string(doubled) {

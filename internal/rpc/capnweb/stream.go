@@ -143,7 +143,7 @@ type pipe struct {
 	mu      sync.Mutex
 	credit  int
 	waiting []*promise // writes that are not acknowledged
-	stopped *rpc.Error
+	stopped *rpc.Error // why nothing may be written any more; nil while it may
 }
 
 // Start makes a pipe a target; its calls take another way (promise.start).
@@ -172,13 +172,13 @@ func (w *pipe) operate(b *rpc.Batch, p *promise, path []rpc.PathPart) {
 			reason = thrownValue(arg.Own())
 		}
 		w.st.End(b, reason)
-		w.Grant(0)
+		w.finish(reason)
 	case stopped != nil:
 		p.reject(b, stopped)
 		return
 	case name == "close":
 		w.st.End(b, nil)
-		w.Grant(0) // nothing is left to slow down
+		w.finish(errClosed)
 	case !w.st.item(b, arg):
 		w.mu.Lock()
 		stopped = w.stopped
@@ -221,6 +221,17 @@ func (w *pipe) Grant(n int) {
 		w.accept(b, p)
 	}
 	flush()
+}
+
+// finish rejects what comes behind the end. What came before it is
+// acknowledged: nothing is left to slow down.
+func (w *pipe) finish(why *rpc.Error) {
+	w.Grant(0)
+	w.mu.Lock()
+	if w.stopped == nil {
+		w.stopped = why
+	}
+	w.mu.Unlock()
 }
 
 // Stop rejects all writes from now on.

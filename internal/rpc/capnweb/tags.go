@@ -2,7 +2,6 @@ package capnweb
 
 import (
 	"math/big"
-	"net/url"
 	"strconv"
 	"strings"
 
@@ -10,7 +9,7 @@ import (
 )
 
 // The tagged values that stand for themselves: numbers, dates, bytes, errors,
-// and the objects of HTTP. Each function reads the operands behind its tag and
+// blobs; http.go has the objects of HTTP. Each function reads the operands behind its tag and
 // reports false when they are not what the tag needs.
 
 // operand reads a string operand.
@@ -30,7 +29,7 @@ func (e *evaluator) bigint() (any, bool, error) {
 	if !ok {
 		return nil, false, nil
 	}
-	if len(strings.TrimPrefix(digits, "-")) > maxBigIntDigits {
+	if len(digits) > maxBigIntLength {
 		return nil, false, &protocolError{"TypeError", "Deserialized bigint exceeds maximum length of 16384 digits."}
 	}
 	bare := strings.TrimPrefix(digits, "-")
@@ -87,18 +86,6 @@ func (e *evaluator) bytes() (any, bool, error) {
 	return rpc.Bytes{Data: data, Kind: kind}, true, nil
 }
 
-func (e *evaluator) url() (any, bool, error) {
-	text, ok := e.operand()
-	if !ok {
-		return nil, false, nil
-	}
-	if u, err := url.Parse(text); err != nil || u.Scheme == "" {
-		return nil, false, &protocolError{"TypeError", "Invalid URL"}
-	}
-	e.s.isModern()
-	return URL(text), true, nil
-}
-
 func (e *evaluator) error() (any, bool, error) {
 	name, ok := e.operand()
 	if !ok {
@@ -138,99 +125,6 @@ func (e *evaluator) error() (any, bool, error) {
 	return fromRemote(r), true, nil
 }
 
-// headers reads a bare array of pairs of strings.
-func (e *evaluator) headers() (Headers, bool) {
-	if e.space() != '[' {
-		return nil, false
-	}
-	text, t := e.skip()
-	h := Headers{}
-	for pair := range rpc.RawValue(text, t).Elements() {
-		list, err := pair.AsList()
-		if err != nil || len(list) != 2 {
-			return nil, false
-		}
-		name, err := list[0].AsString()
-		if err != nil {
-			return nil, false
-		}
-		value, err := list[1].AsString()
-		if err != nil {
-			return nil, false
-		}
-		h = append(h, [2]string{name, value})
-	}
-	return h, true
-}
-
-// init reads the init object of a request or a response.
-func (e *evaluator) init() (*rpc.Map, bool, error) {
-	if e.space() != '{' {
-		return nil, false, nil
-	}
-	m := &rpc.Map{}
-	e.i++
-	for {
-		switch e.space() {
-		case '}':
-			e.i++
-			return m, true, nil
-		case ',':
-			e.i++
-			e.space()
-		}
-		lit, _ := e.literal()
-		e.space()
-		e.i++
-		name := rpc.Unquote(lit)
-		switch {
-		case name == "headers":
-			h, ok := e.headers()
-			if !ok {
-				return nil, false, nil
-			}
-			m.Set(name, h)
-		case name == "body":
-			x, err := e.value()
-			if err != nil {
-				return nil, false, err
-			}
-			m.Set(name, x)
-		case e.space() == '[' || e.space() == '{':
-			return nil, false, nil
-		default:
-			x, err := e.value()
-			if err != nil {
-				return nil, false, err
-			}
-			if !inherited(name) {
-				m.Set(name, x)
-			}
-		}
-	}
-}
-
-func (e *evaluator) request() (any, bool, error) {
-	address, ok := e.operand()
-	if !ok || !e.more() {
-		return nil, false, nil
-	}
-	m, ok, err := e.init()
-	return &Request{URL: address, Init: m}, ok, err
-}
-
-func (e *evaluator) response() (any, bool, error) {
-	if !e.more() {
-		return nil, false, nil
-	}
-	body, err := e.value()
-	if err != nil || !e.more() {
-		return nil, false, err
-	}
-	m, ok, err := e.init()
-	return &Response{Body: body, Init: m}, ok, err
-}
-
 // blob becomes a hole that is filled when all of its data is there.
 func (e *evaluator) blob() (any, bool, error) {
 	kind, ok := e.operand()
@@ -239,7 +133,9 @@ func (e *evaluator) blob() (any, bool, error) {
 	}
 	outer := e.pl
 	e.pl = new(payload)
+	e.depth++
 	x, err := e.value()
+	e.depth--
 	inner := e.pl
 	e.pl = outer
 	from, isStream := x.(*stream)
