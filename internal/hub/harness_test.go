@@ -214,6 +214,21 @@ func (w *wire) reply() reply {
 	}
 }
 
+// heldCall returns a client that waits for the answer to its call "held". The
+// method is that of another client and answers "done" when finish is called,
+// not before: what a test does meanwhile may take its time.
+func (h *testHub) heldCall() (caller *wire, finish func()) {
+	h.t.Helper()
+	p := h.dial()
+	if r := p.call("hub.provide", `["box",[{"name":"hold","deadline":0}]]`); r.Error != nil {
+		h.t.Fatalf("hub.provide: %s", *r.Error)
+	}
+	caller = h.dial()
+	caller.send(`{"action":"rpc_request","request_id":"held","method":"box.hold","params":[]}` + "\n")
+	q := p.request("rpc_request")
+	return caller, func() { h.t.Helper(); p.answer(q, `"done"`) }
+}
+
 // get asks over the Unix socket.
 func (h *testHub) get(path string) (status int, body string) {
 	h.t.Helper()

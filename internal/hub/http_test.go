@@ -234,7 +234,7 @@ func TestSlowHead(t *testing.T) {
 }
 
 func TestReadyWhileDraining(t *testing.T) {
-	h := startHub(t, Options{Demo: true})
+	h := startHub(t, Options{Limits: Limits{Drain: time.Hour}})
 	kept := h.dial()
 	ask := func() (int, readiness) {
 		kept.send("GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -252,15 +252,14 @@ func TestReadyWhileDraining(t *testing.T) {
 	if status, r := ask(); status != 200 || !r.Ready {
 		t.Fatalf("before: %d %+v", status, r)
 	}
-	busy := h.dial()
-	busy.send(`{"action":"rpc_request","request_id":"s","method":"demo.sleep","params":[1]}` + "\n")
-	eventually(t, "the call runs", func() bool { return h.sample(`hubd_calls_in_flight{protocol="kollabor"}`) == "1" })
+	busy, finish := h.heldCall()
 	h.cancel()
 	eventually(t, "the hub drains", func() bool { return strings.Contains(h.notices.String(), "STOPPING=1") })
 	if status, r := ask(); status != 503 || r.Ready || r.Phase != "draining" || r.Reason == "" {
 		t.Errorf("while draining: %d %+v", status, r)
 	}
-	if r := busy.reply(); string(r.Result) != "1" {
+	finish()
+	if r := busy.reply(); string(r.Result) != `"done"` {
 		t.Errorf("the running call: %+v", r)
 	}
 }

@@ -9,21 +9,22 @@ import (
 // While a hub drains it asks for more time again and again, and says what it
 // waits for; the first word is STOPPING=1, the last plea comes after the drain.
 func TestPleas(t *testing.T) {
-	h := startHub(t, Options{Demo: true, Limits: Limits{Drain: time.Minute}})
-	w := h.dial()
-	w.send(`{"action":"rpc_request","request_id":"s","method":"demo.sleep","params":[5]}` + "\n")
-	eventually(t, "the call runs", func() bool { return h.sample(`hubd_calls_in_flight{protocol="kollabor"}`) == "1" })
+	h := startHub(t, Options{Limits: Limits{Drain: time.Minute}})
+	w, finish := h.heldCall()
 	h.cancel()
-	if r := w.reply(); r.RequestID != "s" || string(r.Result) != "5" {
+	pleas := func() int { return strings.Count(h.notices.String(), "EXTEND_TIMEOUT_USEC=") }
+	eventually(t, "a plea at once, after 2 and after 4 seconds", func() bool { return pleas() >= 3 })
+	before := pleas()
+	finish()
+	if r := w.reply(); r.RequestID != "held" || string(r.Result) != `"done"` {
 		t.Errorf("the running call: %+v", r)
 	}
 	if err := h.stop(); err != nil {
 		t.Fatal(err)
 	}
 	_, told, found := strings.Cut(h.notices.String(), "STOPPING=1\n")
-	// At once, after 2 and 4 seconds, and when the call has ended.
-	if n := strings.Count(told, "EXTEND_TIMEOUT_USEC="); !found || n < 3 {
-		t.Errorf("%d pleas for more time in %q", n, told)
+	if !found || pleas() <= before {
+		t.Errorf("no plea when the call has ended: %q", told)
 	}
 	if !strings.HasPrefix(told, "STATUS=draining: ") || !strings.Contains(told, " 1 calls in flight, ") || strings.Count(told, "STOPPING") > 0 {
 		t.Errorf("while draining: %q", told)

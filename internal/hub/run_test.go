@@ -65,10 +65,8 @@ func TestDefaults(t *testing.T) {
 
 // A hub that stops answers what runs, takes nothing new, and leaves no socket.
 func TestShutdownDrains(t *testing.T) {
-	h := startHub(t, Options{Demo: true})
-	w := h.dial()
-	w.send(`{"action":"rpc_request","request_id":"s","method":"demo.sleep","params":[0.5]}` + "\n")
-	eventually(t, "the call runs", func() bool { return h.sample(`hubd_calls_in_flight{protocol="kollabor"}`) == "1" })
+	h := startHub(t, Options{Demo: true, Limits: Limits{Drain: time.Hour}})
+	w, finish := h.heldCall()
 	h.cancel()
 	eventually(t, "the socket is gone", func() bool {
 		_, err := net.Dial("unix", h.socket)
@@ -78,7 +76,8 @@ func TestShutdownDrains(t *testing.T) {
 	if r := w.reply(); r.RequestID != "n" || r.kind() != "unavailable" {
 		t.Errorf("a new call while draining: %+v", r)
 	}
-	if r := w.reply(); r.RequestID != "s" || string(r.Result) != "0.5" {
+	finish()
+	if r := w.reply(); r.RequestID != "held" || string(r.Result) != `"done"` {
 		t.Errorf("the running call: %+v", r)
 	}
 	if err := h.stop(); err != nil {
