@@ -57,8 +57,8 @@ func (h *hub) demoMethods() []*rpc.Method {
 		rpc.Handle("demo.callback", demoCallback, rpc.NeverSlow(),
 			rpc.Doc("Call fn with 0..n-1 in order, then return n.")),
 
-		rpc.Handle("demo.callClient", demoCallClient, rpc.NeverSlow(),
-			rpc.Doc("Call a method of the caller's own API and return its result. Gives up after 10 seconds.")),
+		withRefs(rpc.Handle("demo.callClient", demoCallClient, rpc.NeverSlow(),
+			rpc.Doc("Call a method of the caller's own API and return its result. Gives up after 10 seconds."))),
 
 		withRefs(rpc.Handle("demo.counter", demoCounter, rpc.In(rpc.Inline), rpc.Returns(rpc.Type{Kind: rpc.KindObject}),
 			rpc.Doc("Return a counter object with increment(by=1) and value()."))),

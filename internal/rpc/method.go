@@ -87,7 +87,7 @@ type Method struct {
 	Lenient   bool   // unknown argument names are ignored
 	Provider  string // who offers it; "" for the hub itself
 	Metric    any    // the observer's own handle, set at registration
-	Refs      bool   // takes or returns references: protocols without them do not list it
+	Refs      bool   // takes or returns references, or calls its caller: protocols that cannot do not list it
 	AnyParams bool   // the parameters are not known here: whoever runs it checks them
 
 	target Target // set by NewMethod

@@ -149,16 +149,13 @@ func (d *metadata) refreshLocked() {
 }
 
 // carried reports whether snekrpc clients can call m: nothing that it needs is
-// a reference, a file or a list of arguments without names.
+// a reference or a file.
 func carried(m *rpc.Method) bool {
 	refs := m.Refs
 	for i := range m.Params {
 		p := &m.Params[i]
-		if p.Rest {
-			return false
-		}
 		if p.Type.Kind == rpc.KindFunction || p.Type.Kind == rpc.KindFile {
-			if p.Required {
+			if p.Required || p.Rest {
 				return false
 			}
 			refs = false // it can be left out
@@ -222,7 +219,7 @@ func appendCommandSpec(dst []byte, name string, m *rpc.Method) []byte {
 		for i := range m.Params {
 			p := &m.Params[i]
 			published, ok := pythonName(p.Name)
-			if p.Required != required || p.Unlisted || !ok || p.Type.Kind == rpc.KindFunction || p.Type.Kind == rpc.KindFile {
+			if (p.Required && !p.Rest) != required || p.Unlisted || !ok || p.Type.Kind == rpc.KindFunction || p.Type.Kind == rpc.KindFile {
 				continue
 			}
 			if !first {
@@ -245,16 +242,30 @@ func appendCommandSpec(dst []byte, name string, m *rpc.Method) []byte {
 	return append(appendBool(dst, m.StreamOut), '}')
 }
 
-// positionalOrKeyword is the kind of all our parameters.
-const positionalOrKeyword = '1'
+// Kinds of parameters, as Python numbers them.
+const (
+	positionalOnly      = 0
+	positionalOrKeyword = 1
+	varPositional       = 2 // *args
+	varKeyword          = 4
+)
 
 func appendParam(dst []byte, name string, p *rpc.Param) []byte {
 	dst = appendName(append(dst, '{'), "name")
 	dst = rpc.AppendString(dst, name, false)
 	dst = appendDoc(dst, p.Doc)
-	dst = append(appendName(append(dst, ','), "kind"), positionalOrKeyword)
-	t := p.Type
-	if !p.Required && !p.Stream && p.Default.IsUndefined() && t.Kind != rpc.KindAny {
+	kind, t := positionalOrKeyword, p.Type
+	if p.Rest {
+		kind = varPositional
+		if t.Kind == rpc.KindArray { // Python says what one of them is
+			t = rpc.Type{Kind: rpc.KindAny}
+			if p.Type.Elem != nil {
+				t = *p.Type.Elem
+			}
+		}
+	}
+	dst = append(appendName(append(dst, ','), "kind"), byte('0'+kind))
+	if !p.Required && !p.Stream && !p.Rest && p.Default.IsUndefined() && t.Kind != rpc.KindAny {
 		t.Nullable = true
 	}
 	text := annotation(t)
@@ -268,7 +279,7 @@ func appendParam(dst []byte, name string, p *rpc.Param) []byte {
 		def = []byte("null")
 	}
 	dst = append(dst, def...)
-	dst = appendBool(appendName(append(dst, ','), "has_default"), !p.Required)
+	dst = appendBool(appendName(append(dst, ','), "has_default"), !p.Required && !p.Rest) // Python refuses a default of *args
 	dst = appendBool(appendName(append(dst, ','), "hide"), false)
 	return append(dst, '}')
 }

@@ -49,13 +49,6 @@ type (
 	}
 )
 
-// Kinds of parameters that differ from the usual one.
-const (
-	positionalOnly = 0
-	varPositional  = 2
-	varKeyword     = 4
-)
-
 // RemoteConfig says what a Remote offers. All fields but the functions are required.
 type RemoteConfig struct {
 	Alias   string // the name of the service here

@@ -446,6 +446,15 @@ func TestBinding(t *testing.T) {
 			}
 			return fmt.Sprint(in.If, " ", other, " ", in.N), nil
 		}),
+		rpc.Handle("demo.list", func(_ context.Context, in struct {
+			Values []rpc.Value `rpc:"values,rest"`
+		}) (rpc.Value, error) {
+			list := make([]any, len(in.Values))
+			for i, v := range in.Values {
+				list[i] = v
+			}
+			return rpc.TreeValue(list), nil
+		}),
 		rpc.Handle("demo.import", func(context.Context, struct{}) (int, error) { return 3, nil }),
 		rpc.Handle("demo.ref", func(context.Context, struct {
 			Fn *rpc.Ref `rpc:"fn"`
@@ -461,14 +470,16 @@ func TestBinding(t *testing.T) {
 		`"demo","branch",[],{"else":["Argument","b"]}`:                                             `["ErrorMessage","TypeError","Demo.branch() missing 1 required positional argument: 'if_'",""]`,
 		`"demo","branch",[["Argument","a"],["Argument","a"],["Argument",1],["Argument",1]],{}`:     `["ErrorMessage","TypeError","Demo.branch() takes from 2 to 4 positional arguments but 5 were given",""]`,
 		`"demo","branch",[["Argument","a"]],{"if_":["Argument","b"]}`:                              `["ErrorMessage","TypeError","Demo.branch() got multiple values for argument 'if_'",""]`,
-		`"demo","import_",[],{}`:                            `["DataMessage",3]`,
-		`"demo","import",[],{}`:                             `["DataMessage",3]`,
-		`"demo","ref",[],{}`:                                `["ErrorMessage","AttributeError","'Demo' object has no attribute 'ref'",""]`,
-		`"math","add",[],{}`:                                `["ErrorMessage","TypeError","Math.add() missing 2 required positional arguments: 'a' and 'b'",""]`,
-		`"math","add",[["Argument","x"],["Argument",1]],{}`: `["ErrorMessage","TypeError","argument \"a\": expected an integer, got a string",""]`,
-		`"demo","sum",[["Argument",[1,2.5]]],{}`:            `["DataMessage",3.5]`,
-		`"demo","__class__",[],{}`:                          `["ErrorMessage","AttributeError","'Demo' object has no attribute '__class__'",""]`,
-		`"_meta","__init__",[],{}`:                          `["ErrorMessage","AttributeError","'Meta' object has no attribute '__init__'",""]`,
+		`"demo","import_",[],{}`:                             `["DataMessage",3]`,
+		`"demo","import",[],{}`:                              `["DataMessage",3]`,
+		`"demo","ref",[],{}`:                                 `["ErrorMessage","AttributeError","'Demo' object has no attribute 'ref'",""]`,
+		`"math","add",[],{}`:                                 `["ErrorMessage","TypeError","Math.add() missing 2 required positional arguments: 'a' and 'b'",""]`,
+		`"math","add",[["Argument","x"],["Argument",1]],{}`:  `["ErrorMessage","TypeError","argument \"a\": expected an integer, got a string",""]`,
+		`"demo","sum",[["Argument",[1,2.5]]],{}`:             `["DataMessage",3.5]`,
+		`"demo","list",[["Argument",1],["Argument","x"]],{}`: `["DataMessage",[1,"x"]]`,
+		`"demo","list",[],{}`:                                `["DataMessage",[]]`,
+		`"demo","__class__",[],{}`:                           `["ErrorMessage","AttributeError","'Demo' object has no attribute '__class__'",""]`,
+		`"_meta","__init__",[],{}`:                           `["ErrorMessage","AttributeError","'Meta' object has no attribute '__init__'",""]`,
 	} {
 		c.json(`["CommandMessage",%s]`, command)
 		if got := readable(t, c.codec, c.next()); got != want {
@@ -491,6 +502,7 @@ func TestBinding(t *testing.T) {
 		`"name":"else_","doc":null,"kind":1,"annotation":"str | None","default":null,"has_default":true,"hide":false`,
 		`"name":"n","doc":null,"kind":1,"annotation":"int","default":7,"has_default":true,"hide":false`,
 		`"name":"import_"`,
+		`"name":"values","doc":null,"kind":2,"annotation":"Any","default":null,"has_default":false,"hide":false`,
 	} {
 		if !bytes.Contains(raw, []byte(has)) {
 			t.Errorf("%s misses %s", raw, has)
