@@ -128,10 +128,10 @@ func (e *encoder) tree(x any) {
 		}
 		e.text(`"]`)
 	case float64:
-		e.out = appendFloat(e.out, x)
+		e.float(x)
 	case rpc.Number:
-		if f, err := strconv.ParseFloat(string(x), 64); err != nil || f == 0 {
-			e.out = appendFloat(e.out, f)
+		if f, err := strconv.ParseFloat(string(x), 64); err != nil {
+			e.float(f) // beyond the largest: infinite
 			return
 		}
 		e.text(string(x))
@@ -147,7 +147,7 @@ func (e *encoder) tree(x any) {
 		if rest == 0 {
 			e.out = strconv.AppendInt(e.out, ms, 10)
 		} else {
-			e.out = appendFloat(e.out, float64(ms)+float64(rest)/1e6)
+			e.out = strconv.AppendFloat(e.out, float64(ms)+float64(rest)/1e6, 'f', -1, 64)
 		}
 		e.text("]")
 	case InvalidDate:
@@ -229,6 +229,23 @@ func (e *encoder) tree(x any) {
 	}
 }
 
+// float writes a float as such: 1.0 is not 1 to everybody. JavaScript has no
+// other numbers beyond 2^53, and writes those as integers.
+func (e *encoder) float(x float64) {
+	switch {
+	case math.IsNaN(x):
+		e.text(`["nan"]`)
+	case math.IsInf(x, 1):
+		e.text(`["inf"]`)
+	case math.IsInf(x, -1):
+		e.text(`["-inf"]`)
+	case math.Abs(x) > maxSafe && math.Abs(x) < 1e21:
+		e.out = strconv.AppendFloat(e.out, x, 'f', -1, 64)
+	default:
+		e.out = rpc.AppendFloat(e.out, x, rpc.Form{})
+	}
+}
+
 func (e *encoder) integer(i int64) {
 	if i > maxSafe || i < -maxSafe {
 		e.text(`["bigint","`)
@@ -251,20 +268,15 @@ func (e *encoder) bytes(data []byte, kind string) {
 
 func (e *encoder) object(m *rpc.Map) {
 	e.text("{")
-	first := true
-	for _, it := range m.Items {
+	for i, it := range m.Items {
 		key, err := rpc.KeyText(it.Key)
 		if err != nil {
 			e.cannot("a map key that no object can have")
 			return
 		}
-		if inherited(key) {
-			continue
-		}
-		if !first {
+		if i > 0 {
 			e.text(",")
 		}
-		first = false
 		e.str(key)
 		e.text(":")
 		e.tree(it.Value)

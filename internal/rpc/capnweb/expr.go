@@ -2,7 +2,6 @@ package capnweb
 
 import (
 	"encoding/base64"
-	"math"
 	"strconv"
 	"strings"
 
@@ -96,25 +95,6 @@ func passable(text []byte, t rpc.Traits) (rpc.Value, bool) {
 	t.Flags &^= rpc.HasNewline
 	t.Depth = uint16(depth)
 	return rpc.RawValue(out, t), true
-}
-
-// appendFloat appends a float as JSON.stringify does.
-func appendFloat(dst []byte, x float64) []byte {
-	switch {
-	case math.IsNaN(x):
-		return append(dst, `["nan"]`...)
-	case math.IsInf(x, 1):
-		return append(dst, `["inf"]`...)
-	case math.IsInf(x, -1):
-		return append(dst, `["-inf"]`...)
-	case x == 0:
-		return append(dst, '0')
-	}
-	format := byte('f')
-	if a := math.Abs(x); a < 1e-6 || a >= 1e21 {
-		format = 'e'
-	}
-	return strconv.AppendFloat(dst, x, format, -1, 64)
 }
 
 // decodeBase64 is as lenient as JavaScript on Node: both alphabets, padding or

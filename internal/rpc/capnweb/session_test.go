@@ -37,7 +37,7 @@ func TestExpressions(t *testing.T) {
 		{"string with brackets", `[["]\"[",{"[":"]"}]]`, `[["]\"[",{"[":"]"}]]`},
 		{"fractional date", `["date",1.5]`, `["date",1.5]`},
 		{"date out of range", `["date",1e20]`, `["date",null]`},
-		{"negative zero", `{"a":["nan"],"b":-0}`, `{"a":["nan"],"b":0}`},
+		{"negative zero", `{"a":["nan"],"b":-0}`, `{"a":["nan"],"b":-0.0}`},
 		{"integer beyond 2^53 is a float", `9007199254740994`, `9007199254740994`},
 		{"float spelling", `{"a":["inf"],"b":1.0}`, `{"a":["inf"],"b":1.0}`},
 		{"padded and url-safe base64", `[[["bytes","AQI="],["bytes","-_8"]]]`, `[[["bytes","AQI"],["bytes","+/8"]]]`},
