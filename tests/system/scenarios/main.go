@@ -29,6 +29,7 @@ var scenarios = map[string]func(*machine){
 	"user-unit":       userUnit,
 	"service-install": serviceInstall,
 	"credentials":     credentials,
+	"doctor":          doctorInBox,
 	"package-deb":     packageDeb,
 	"package-rpm":     packageRPM,
 }
