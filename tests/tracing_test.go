@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -145,5 +146,51 @@ func TestTraceContextOfABatch(t *testing.T) {
 	eventually(t, "the span arrives", func() bool { return c.span("math.add") != nil })
 	if s := c.span("math.add"); fmt.Sprintf("%x", s.TraceId) != sampleTrace {
 		t.Errorf("trace %x", s.TraceId)
+	}
+}
+
+// Wherever the wire of a protocol has room for it, the trace context of a call
+// arrives with it.
+func TestTraceContextOfEachProtocol(t *testing.T) {
+	t.Parallel()
+	kkrpc := filepath.Join(shortDir(t), "k.sock")
+	d := startDaemon(t, "--log-level", "debug", "--listen", "unix://"+kkrpc+"?protocols=kkrpc")
+	header := "Traceparent: " + sampleParent + "\r\n"
+	const (
+		batch   = `["push",["pipeline",0,["math","add"],[1,2]]]` + "\n" + `["pull",1]`
+		form    = `json={"method":"math_add","params":[1,2]}`
+		command = `["CommandMessage","math","add",[["Argument",1],["Argument",2]],{}]`
+	)
+	for protocol, request := range map[string]string{
+		"kollabor": `{"action":"rpc_request","request_id":"1","method":"math.add","params":[1,2],"traceparent":"` + sampleParent + `"}` + "\n",
+		"kkrpc": `{"t":"q","id":"1","op":"call","p":["math","add"],"a":[{"__kkrpc_next_arg__":"value","v":1},{"__kkrpc_next_arg__":"value","v":2}],` +
+			`"meta":{"traceparent":"` + sampleParent + `"}}` + "\n",
+		"capnweb": fmt.Sprintf("POST /capnweb HTTP/1.1\r\nHost: h\r\n%sContent-Length: %d\r\n\r\n%s", header, len(batch), batch),
+		"krpc": fmt.Sprintf("POST /krpc HTTP/1.1\r\nHost: h\r\n%sContent-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s",
+			header, len(form), form),
+		"snekrpc": fmt.Sprintf("POST /snekrpc HTTP/1.1\r\nHost: h\r\n%sContent-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n",
+			header, len(command), command),
+	} {
+		socket := d.socket
+		if protocol == "kkrpc" {
+			socket = kkrpc
+		}
+		c, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte(request)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the call over "+protocol+" is in the log with its trace", func() bool {
+			for line := range strings.Lines(d.stderr.String()) {
+				if strings.Contains(line, `"msg":"call"`) && strings.Contains(line, `"protocol":"`+protocol+`"`) &&
+					strings.Contains(line, `"method":"math.add"`) && strings.Contains(line, `"trace_id":"`+sampleTrace+`"`) {
+					return true
+				}
+			}
+			return false
+		})
 	}
 }

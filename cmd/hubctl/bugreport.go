@@ -70,7 +70,7 @@ func (a *app) bugreport(ctx context.Context, file string) (err error) {
 // report about a broken hub is worth most where parts are missing.
 func (a *app) gather(ctx context.Context, t *tar.Writer) error {
 	put := func(name string, content []byte) error {
-		err := t.WriteHeader(&tar.Header{Name: "hubd-report/" + name, Mode: 0o600, Size: int64(len(content)), ModTime: time.Now()})
+		err := t.WriteHeader(&tar.Header{Name: "hubd-report/" + name, Mode: 0o600, Size: int64(len(content)), ModTime: time.Now().Truncate(time.Second)})
 		if err != nil {
 			return err
 		}

@@ -374,6 +374,7 @@ func TestParseRemote(t *testing.T) {
 		"far=tcp://h:1#svc": true, "far=tcp://h:1#svc?codec=json": true, "far=tcp://h:1#svc?codec=xml": false, "far=tcp://h:1": true, "far=unix:///s#svc": true, "far=http://h/x?codec=json#svc": true,
 		"far": false, "=tcp://h:1": false, "a.b=tcp://h:1": false, "far=ftp://h": false, "far=unix://s": false,
 		"far=tcp://h:1?codec=xml": false, "far=tcp:///x": false, "1=tcp://h:1": false,
+		"far=tcp://u:p@h:1": false, "far=http://h/x?token=t": false,
 	} {
 		if _, _, err := parseRemote(text); (err == nil) != ok {
 			t.Errorf("%s: %v", text, err)

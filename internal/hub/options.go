@@ -439,6 +439,14 @@ func parseRemote(text string) (alias string, far *url.URL, err error) {
 	default:
 		return "", nil, fmt.Errorf("remote %q: expected tcp://, unix:// or http://", text)
 	}
+	if far.User != nil { // no protocol would send it, and reports show the address
+		return "", nil, fmt.Errorf("remote %q: the address has a user or a password", alias)
+	}
+	for key := range far.Query() {
+		if key != "codec" {
+			return "", nil, fmt.Errorf("remote %q: unknown option %q", text, key)
+		}
+	}
 	if codec := far.Query().Get("codec"); codec != "" && codec != "json" && codec != "msgpack" {
 		return "", nil, fmt.Errorf("remote %q: codec is json or msgpack", text)
 	}

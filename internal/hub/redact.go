@@ -143,6 +143,8 @@ var (
 	secretHeader = regexp.MustCompile(`(?i)(?:^|\n)(?:(?:proxy-)?authorization|(?:set-)?cookie):[ \t]*([^\r\n]*)`)
 	// a field of a form or a query
 	secretField = regexp.MustCompile(`(?i)(?:^|[?&\s])` + secretName + `=([^&\s"]*)`)
+	// a member of an object in JSON in a form
+	formMember = regexp.MustCompile(`(?i)%22` + secretName + `%22(?:\+|%20)*(?:%3A|:)([^&\s]*)`)
 	// a part of a multipart body
 	secretPart = regexp.MustCompile(`(?is)name="?` + secretName + `"?[^\r\n]*(?:\r\n[^\r\n]+)*\r\n\r\n(.*?)(?:\r\n--|$)`)
 	// a member of an object in JSON, or in JSON within a string, up to its value
@@ -154,7 +156,7 @@ var (
 // redact returns p with asterisks in the place of secrets.
 func redact(p []byte) []byte {
 	out := bytes.Clone(p)
-	for _, re := range []*regexp.Regexp{hubToken, secretHeader, secretField, secretPart} {
+	for _, re := range []*regexp.Regexp{hubToken, secretHeader, secretField, formMember, secretPart} {
 		for _, m := range re.FindAllSubmatchIndex(p, -1) {
 			hide(out[m[2]:m[3]])
 		}

@@ -34,6 +34,7 @@ func TestRedact(t *testing.T) {
 		{protocolHTTP, "POST /krpc?token=" + secretText + "&x=1 HTTP/1.1\r\nHost: h\r\n\r\n", "&x=1"},
 		{protocolHTTP, "GET / HTTP/1.1\r\nauthorization: Bearer " + secretText + "\r\nHost: h\r\n\r\n", "Host: h"},
 		{protocolHTTP, "GET / HTTP/1.1\r\nCookie: a=" + secretText + "\r\nHost: h\r\n\r\n", "Host: h"},
+		{rpc.Krpc, "json=%7B%22method%22%3A+%22x%22%2C+%22pmhparams%22%3A+%7B%22u%22%3A+%22" + secretText + "%22%7D%7D&more=1", "more=1"},
 		{rpc.Krpc, "method=x&pmhparams=%7B" + secretText + "%7D&kwargs=%7B%7D", "kwargs"},
 		{rpc.Krpc, "--b\r\nContent-Disposition: form-data; name=\"pmhparams\"\r\nContent-Type: text/plain\r\n\r\n{\"a\":\"" + secretText + "\"}\r\n--b\r\nnext", "next"},
 		{rpc.Krpc, `{"method":"x","pmhparams":{"user":"u","key":"` + secretText + `"},"kwargs":{}}`, "kwargs"},

@@ -63,7 +63,9 @@ func (h *hub) serveTunnel(w http.ResponseWriter, r *http.Request) {
 	h.metrics.accepted(rpc.Snekrpc, c.listener.transport())
 	log := h.log.With(zap.Uint64("conn", c.id), zap.String("protocol", string(rpc.Snekrpc)))
 	log.Info("tunnel", zap.Stringer("listener", c.listener), zap.String("peer", c.peerName()))
-	err = h.snek.Serve(h.ctx, h.snekrpcConn(c, c, "http", true))
+	tunnel := h.snekrpcConn(c, c, "http", true)
+	tunnel.Trace = rpc.ParseTrace(r.Header.Get("Traceparent"), r.Header.Get("Tracestate"))
+	err = h.snek.Serve(h.ctx, tunnel)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, context.Canceled) {
 		log.Info("tunnel ended", zap.NamedError("reason", err))
 		return

@@ -41,6 +41,7 @@ func (c *conn) command(b *rpc.Batch, cd codec, m *message) {
 	k := &call{conn: c, codec: cd}
 	k.Peer = c.conn.Peer()
 	k.Protocol = rpc.Snekrpc
+	k.Trace = c.conn.Trace
 	k.Reply = k
 	var target rpc.Target
 	method, err := c.s.lookup(m.service, m.command)

@@ -59,6 +59,7 @@ type Conn struct {
 	Quota     *rpc.Quota       // of the peer's user; may be nil
 	Transport string           // tcp, unix or http, for _meta.status
 	Chunked   bool             // messages are HTTP chunks, behind a response head
+	Trace     rpc.TraceContext // of the request that opened a tunnel: that of each of its commands
 
 	// OnLink is called once, before the first call, with the in-flight side of
 	// the connection; its Out is set. May be nil.
