@@ -1,55 +1,59 @@
 package main
 
 import (
+	"math"
 	"runtime"
 	"runtime/debug"
 	"testing"
-	"time"
 )
 
-func TestHeapGoal(t *testing.T) {
-	for _, c := range []struct {
-		goal  int
-		alive uint64
-		want  int
-	}{
-		{largestGoal, 1 << 20, largestGoal},
-		{largestGoal, 8 << 20, 300},
-		{300, 8<<20 + 100<<10, 300}, // a little more changes nothing
-		{300, 12 << 20, 200},
-		{200, 30 << 20, normalGoal},
-		{normalGoal, 1 << 30, normalGoal},
-		{normalGoal, 0, largestGoal},
-	} {
-		if got := heapGoal(c.goal, c.alive); got != c.want {
-			t.Errorf("heapGoal(%d, %d) = %d, want %d", c.goal, c.alive, got, c.want)
-		}
+// With the room, short-lived garbage is collected a few times where it would be
+// dozens of times without.
+func TestHeapRoom(t *testing.T) {
+	t.Setenv("GOGC", "")
+	defer debug.SetGCPercent(debug.SetGCPercent(100))
+	limit := debug.SetMemoryLimit(1 << 30)
+	defer debug.SetMemoryLimit(limit)
+
+	room, release := tuneHeap()
+	if room != heapRoom {
+		t.Errorf("the room has %d bytes", room)
+	}
+	if got := debug.SetMemoryLimit(-1); got != 1<<30+heapRoom {
+		t.Errorf("the memory limit is %d", got)
+	}
+	const garbage = 20 * heapRoom
+	with := collections(garbage)
+	release()
+	if without := collections(garbage); with > 30 || with >= without {
+		t.Errorf("%d collections with the room, %d without", with, without)
 	}
 }
 
-// TestGoalFollowsTheHeap grows the heap and lets it shrink again.
-func TestGoalFollowsTheHeap(t *testing.T) {
-	t.Setenv("GOGC", "")
-	before := debug.SetGCPercent(100)
-	defer debug.SetGCPercent(before)
-	tuneHeap()
-	until := func(want int) {
-		t.Helper()
-		for end := time.Now().Add(20 * time.Second); ; {
-			runtime.GC()
-			got := debug.SetGCPercent(-1)
-			debug.SetGCPercent(got)
-			if got == want {
-				return
-			}
-			if time.Now().After(end) {
-				t.Fatalf("the goal is %d %%, want %d %%", got, want)
-			}
-		}
+// Whoever sets the goal has it.
+func TestHeapRoomIsNotForced(t *testing.T) {
+	t.Setenv("GOGC", "50")
+	limit := debug.SetMemoryLimit(-1)
+	room, release := tuneHeap()
+	release()
+	if room != 0 {
+		t.Errorf("the room has %d bytes", room)
 	}
-	until(largestGoal)
-	state := make([]byte, 3*heapRoom)
-	until(normalGoal)
-	runtime.KeepAlive(state)
-	until(largestGoal)
+	if got := debug.SetMemoryLimit(-1); got != limit || limit != math.MaxInt64 {
+		t.Errorf("the memory limit was %d and is %d", limit, got)
+	}
+}
+
+var sink []byte
+
+// collections makes garbage and returns how often it was collected.
+func collections(bytes int) int {
+	runtime.GC()
+	var from, to runtime.MemStats
+	runtime.ReadMemStats(&from)
+	for range bytes / (32 << 10) {
+		sink = make([]byte, 32<<10)
+	}
+	runtime.ReadMemStats(&to)
+	return int(to.NumGC - from.NumGC)
 }

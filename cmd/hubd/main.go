@@ -78,7 +78,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	defer flush()
 	o.Tracer = tracer
 	boundMemory(&o)
-	tuneHeap()
+	room, release := tuneHeap()
+	defer release()
+	o.MemoryUntouched = room
 	// A crash, or the abort of the watchdog, prints all goroutines and ends by a
 	// signal: the exit code 2 that Go has for it would look like a usage error,
 	// after which the service manager does not start the hub again.

@@ -133,9 +133,9 @@ func (h *hub) checkConnections() finding {
 }
 
 func (h *hub) checkMemory() finding {
-	samples := []runtimemetrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/gc/gomemlimit:bytes"}}
+	samples := []runtimemetrics.Sample{{Name: "/gc/gomemlimit:bytes"}}
 	runtimemetrics.Read(samples)
-	used, limit := samples[0].Value.Uint64(), samples[1].Value.Uint64()
+	used, limit := h.inUse(), int64(samples[0].Value.Uint64())-h.opts.MemoryUntouched
 	if limit > 1<<60 {
 		return finding{Name: "memory", Level: levelOK, Detail: fmt.Sprintf("%d MiB, without a limit", used>>20)}
 	}

@@ -20,10 +20,10 @@ const (
 
 // inUse returns the bytes that the runtime has from the system and has not
 // given back: what GOMEMLIMIT bounds, and all but the whole of a Go program.
-func inUse() int64 {
+func (h *hub) inUse() int64 {
 	samples := []runtime.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
 	runtime.Read(samples)
-	return int64(samples[0].Value.Uint64()) - int64(samples[1].Value.Uint64())
+	return int64(samples[0].Value.Uint64()) - int64(samples[1].Value.Uint64()) - h.opts.MemoryUntouched
 }
 
 // watchMemory refuses new work while there is too little memory left, until
@@ -34,7 +34,7 @@ func (h *hub) watchMemory() {
 		return
 	}
 	limit := float64(most)
-	use := inUse
+	use := h.inUse
 	if h.opts.memoryInUse != nil {
 		use = h.opts.memoryInUse
 	}

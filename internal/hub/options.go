@@ -74,6 +74,9 @@ type Options struct {
 	// MemoryMax is how many bytes the process may have by its control group; 0
 	// when that says nothing. Limits.Memory wins.
 	MemoryMax int64
+	// MemoryUntouched is how many bytes the process has allocated and never
+	// uses, so that they take no memory, though the runtime counts them.
+	MemoryUntouched int64
 	// Version is what the hub says it is; "" is "devel".
 	Version string
 	// Inherited are listening sockets that the service manager opened. The hub

@@ -25,7 +25,7 @@ var errChunk = errors.New("malformed chunk")
 
 const (
 	readBuffer = 4 << 10
-	keepBuffer = 64 << 10 // the largest message buffer that an idle connection keeps
+	keepBuffer = 72 << 10 // the largest message buffer that an idle connection keeps
 	growPiece  = 1 << 20  // a message buffer grows with what has arrived, not with what was announced
 )
 

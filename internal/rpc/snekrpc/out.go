@@ -30,17 +30,19 @@ type egress struct {
 
 	added atomic.Int64 // bytes since the reader asked last
 
-	mu      sync.Mutex // before the outbox's
-	scratch []byte
-	headed  bool     // the response head was sent
-	kept    [][]byte // waits for room in the outbox
-	size    int      // of kept
-	armed   bool     // drain will be called
-	onRoom  []func() // run when nothing is kept and the outbox has room
+	mu     sync.Mutex // before the outbox's
+	headed bool       // the response head was sent
+	kept   [][]byte   // waits for room in the outbox
+	size   int        // of kept
+	armed  bool       // drain will be called
+	onRoom []func()   // run when nothing is kept and the outbox has room
 }
 
-// keepScratch is the largest buffer that stays with a connection.
-const keepScratch = 16 << 10
+// scratch are buffers that messages are built in; what is queued is a copy.
+var scratch = sync.Pool{New: func() any { return new([]byte) }}
+
+// keepScratch is the largest buffer that is used again.
+const keepScratch = 1 << 20
 
 // send sends the message that f appends and returns its size. hold says that
 // the peer takes nothing at the moment; must, that the message counts against
@@ -48,7 +50,14 @@ const keepScratch = 16 << 10
 func (e *egress) send(b *rpc.Batch, hold, must bool, f func([]byte) ([]byte, error)) (int, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	dst := e.scratch[:0]
+	buf := scratch.Get().(*[]byte)
+	dst := (*buf)[:0]
+	defer func() {
+		if cap(dst) <= keepScratch {
+			*buf = dst
+			scratch.Put(buf)
+		}
+	}()
 	head := e.chunked && !e.headed
 	if head {
 		dst = e.appendHead(dst)
@@ -57,9 +66,6 @@ func (e *egress) send(b *rpc.Batch, hold, must bool, f func([]byte) ([]byte, err
 	dst = beginFrame(dst, e.chunked)
 	payload := len(dst)
 	dst, err := f(dst)
-	if cap(dst) <= keepScratch {
-		e.scratch = dst[:0]
-	}
 	if err != nil {
 		return 0, err
 	}
