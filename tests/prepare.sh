@@ -22,6 +22,7 @@ if ! printf '#include <stdlib.h>\n' | gcc -xc -fsyntax-only - 2>/dev/null; then
 fi
 want python3 python3 # the clients of tests/interop
 want chromium chromium # pages that call the hub
+want ip iproute2 # networks that are cut
 
 if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && have apt-get; then
 	echo "prepare: installing$missing"

@@ -74,7 +74,7 @@ func newConn(h *hub, l *listener, nc net.Conn) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	keepAlive(nc)
+	keepAlive(nc, h.opts.Limits.TCPSilence)
 	c := &conn{listener: l, since: time.Now(), hub: h, net: nc, raw: raw, settled: func() {}}
 	c.share = h.begun.NewShare(func() {
 		h.metrics.rejected(limitUnfinished)

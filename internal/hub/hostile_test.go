@@ -148,7 +148,7 @@ func TestKeepAliveOfTCPConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	keepAlive(nc)
+	keepAlive(nc, DefaultTCPSilence)
 	raw, err := nc.(*net.TCPConn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)

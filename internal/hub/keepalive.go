@@ -13,12 +13,11 @@ import (
 //
 // A peer that has vanished without a word, or behind a network that drops
 // everything, answers no probe; one that acknowledges nothing of what it was
-// sent gets none, but has a limit of its own.
+// sent gets none, but has a limit of its own. Both come to limits.tcp_silence:
+// half of it without traffic until the first probe, then three probes.
 const (
-	keepIdle     = 30 * time.Second // without traffic, until the first probe
-	keepInterval = 10 * time.Second
-	keepProbes   = 3
-	keepUnacked  = 60 * time.Second // sent, and not acknowledged
+	keepProbes = 3
+	leastKeep  = time.Second // the kernel counts in seconds
 )
 
 // A peer whose stream has ended has said so (a half-close: it still reads) or
@@ -32,20 +31,23 @@ const (
 	tableAge     = time.Second
 )
 
-// keepAlive watches over a TCP connection.
-func keepAlive(nc net.Conn) {
+// keepAlive watches over a TCP connection: a peer that answers nothing for that
+// long is gone.
+func keepAlive(nc net.Conn, silence time.Duration) {
 	tcp, ok := nc.(*net.TCPConn)
 	if !ok {
 		return
 	}
 	// What fails here fails on a connection that has ended already.
-	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepIdle, Interval: keepInterval, Count: keepProbes})
+	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{
+		Enable: true, Idle: max(silence/2, leastKeep), Interval: max(silence/(2*keepProbes), leastKeep), Count: keepProbes,
+	})
 	raw, err := tcp.SyscallConn()
 	if err != nil {
 		return
 	}
 	_ = raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(keepUnacked.Milliseconds()))
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(silence.Milliseconds()))
 	})
 }
 

@@ -147,6 +147,7 @@ type Limits struct {
 	HTTPHeadBytes              int           //
 	HTTPIdle                   time.Duration // between two requests
 	WriteStall                 time.Duration // without the peer taking anything
+	TCPSilence                 time.Duration // of the kernel of a TCP peer, which answers while it is there
 	Drain                      time.Duration // for running calls at shutdown
 	SessionMemory              int           // bytes of the events that all sessions keep
 	EphemeralGrace             time.Duration // that ephemeral keys outlive their connection
@@ -167,6 +168,7 @@ const (
 	DefaultHTTPHeadBytes              = 64 << 10
 	DefaultHTTPIdle                   = 120 * time.Second
 	DefaultWriteStall                 = 10 * time.Second
+	DefaultTCPSilence                 = 60 * time.Second
 	DefaultDrain                      = 10 * time.Second
 	DefaultEphemeralGrace             = 10 * time.Second
 )
@@ -206,6 +208,7 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.HTTPHeadBytes, DefaultHTTPHeadBytes)
 	fill(&l.HTTPIdle, DefaultHTTPIdle)
 	fill(&l.WriteStall, DefaultWriteStall)
+	fill(&l.TCPSilence, DefaultTCPSilence)
 	fill(&l.Drain, DefaultDrain)
 	fill(&l.SessionMemory, session.DefaultMemory)
 	fill(&l.EphemeralGrace, DefaultEphemeralGrace)
@@ -394,7 +397,7 @@ func (l Limits) validate() error {
 	check("connections_unauthenticated", int64(l.ConnectionsUnauthenticated), 1, 1<<20)
 	check("http_head_bytes", int64(l.HTTPHeadBytes), 1<<10, 16<<20)
 	for name, d := range map[string]time.Duration{
-		"capnweb_batch": l.CapnwebBatch, "websocket_ping": l.WebSocketPing, "request_wait": l.RequestWait, "partial_frame": l.PartialFrame, "http_body": l.HTTPBody, "handshake": l.Handshake, "first_byte": l.FirstByte, "http_head": l.HTTPHead, "http_idle": l.HTTPIdle, "write_stall": l.WriteStall, "drain": l.Drain,
+		"capnweb_batch": l.CapnwebBatch, "websocket_ping": l.WebSocketPing, "request_wait": l.RequestWait, "partial_frame": l.PartialFrame, "http_body": l.HTTPBody, "handshake": l.Handshake, "first_byte": l.FirstByte, "http_head": l.HTTPHead, "http_idle": l.HTTPIdle, "write_stall": l.WriteStall, "tcp_silence": l.TCPSilence, "drain": l.Drain,
 	} {
 		if d != 0 && (d < time.Millisecond || d > time.Hour) {
 			problems = append(problems, fmt.Errorf("limits.%s: %v is not between 1ms and 1h", name, d))
