@@ -18,6 +18,7 @@ import (
 const (
 	limitUpload = filesvc.LimitUpload
 	limitSpool  = "spool"
+	limitParts  = "multipart_parts"
 )
 
 // newKrpc makes the server of krpc. Its spool is in the state folder, which is
@@ -143,6 +144,10 @@ func (o krpcObserver) Refused(r *http.Request, reason krpc.Reason) {
 	switch reason {
 	case krpc.ReasonTooLarge:
 		o.h.metrics.rejected(limitUpload)
+	case krpc.ReasonCallTooLarge:
+		o.h.metrics.rejected(limitFrame)
+	case krpc.ReasonParts:
+		o.h.metrics.rejected(limitParts)
 	case krpc.ReasonFull:
 		o.h.metrics.rejected(limitSpool)
 	case krpc.ReasonBusy:

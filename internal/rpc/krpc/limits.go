@@ -64,15 +64,16 @@ func fill[T comparable](v *T, value T) {
 
 // What ends the reading of a request. Each becomes an HTTP status: see refusalOf.
 var (
-	errTooLarge   = errors.New("the request is too large")
-	errBusy       = errors.New("too many requests are being read")
-	errSpoolFull  = errors.New("there is no room for more uploads")
-	errParts      = errors.New("the body has too many parts")
-	errPartHeader = errors.New("the head of a part is too large")
-	errIncomplete = errors.New("the body ends before its closing delimiter")
-	errBoundary   = errors.New("the content type has no usable boundary")
-	errNoCall     = errors.New("there is no call in the request")
-	errSlow       = errors.New("the body comes too slowly")
+	errTooLarge     = errors.New("the request is too large")
+	errCallTooLarge = errors.New("the call is too large")
+	errBusy         = errors.New("too many requests are being read")
+	errSpoolFull    = errors.New("there is no room for more uploads")
+	errParts        = errors.New("the body has too many parts")
+	errPartHeader   = errors.New("the head of a part is too large")
+	errIncomplete   = errors.New("the body ends before its closing delimiter")
+	errBoundary     = errors.New("the content type has no usable boundary")
+	errNoCall       = errors.New("there is no call in the request")
+	errSlow         = errors.New("the body comes too slowly")
 )
 
 // budget counts the bytes that all requests together hold in memory.
@@ -101,7 +102,7 @@ type text struct {
 
 func (t *text) add(p []byte) error {
 	if len(t.b)+len(p) > t.limit {
-		return errTooLarge
+		return errCallTooLarge
 	}
 	if need := len(t.b) + len(p); need > cap(t.b) {
 		grown := int64(max(need, min(2*cap(t.b), t.limit), 1<<10))

@@ -222,10 +222,12 @@ func (x *exchange) refusalOf(err error) (refusal, bool) {
 		return refusal{http.StatusServiceUnavailable, "", "The hub is shutting down.", ""}, true
 	case errors.Is(err, errNoCall):
 		return refusal{http.StatusBadRequest, "Missing 'json' parameter", "Missing 'json' parameter.", ReasonNoCall}, true
+	case errors.Is(err, errCallTooLarge):
+		return refusal{http.StatusRequestEntityTooLarge, "", sentence(err), ReasonCallTooLarge}, true
 	case errors.Is(err, errTooLarge):
 		return refusal{http.StatusRequestEntityTooLarge, "", sentence(err), ReasonTooLarge}, true
 	case errors.Is(err, errParts), errors.Is(err, errPartHeader):
-		return refusal{http.StatusBadRequest, "", sentence(err), ReasonTooLarge}, true
+		return refusal{http.StatusBadRequest, "", sentence(err), ReasonParts}, true
 	case errors.Is(err, errBoundary):
 		return refusal{http.StatusBadRequest, "", sentence(err), ReasonMalformed}, true
 	case errors.Is(err, errIncomplete), errors.Is(err, io.ErrUnexpectedEOF):

@@ -42,18 +42,20 @@ type Reason string
 
 // The reasons.
 const (
-	ReasonNoCall     Reason = "no_call"     // nothing in it that could be a call
-	ReasonMalformed  Reason = "malformed"   // JSON or form
-	ReasonIncomplete Reason = "incomplete"  // the body ends too early
-	ReasonTooLarge   Reason = "too_large"   // call, upload, parts or heads of parts
-	ReasonSlow       Reason = "slow"        // the body came too slowly
-	ReasonFull       Reason = "spool_full"  // no room for more uploads
-	ReasonBusy       Reason = "memory_full" // too much of other requests is held
+	ReasonNoCall       Reason = "no_call"        // nothing in it that could be a call
+	ReasonMalformed    Reason = "malformed"      // JSON or form
+	ReasonIncomplete   Reason = "incomplete"     // the body ends too early
+	ReasonTooLarge     Reason = "too_large"      // the request, or its files
+	ReasonCallTooLarge Reason = "call_too_large" // its JSON
+	ReasonParts        Reason = "parts"          // too many, or their heads are too large
+	ReasonSlow         Reason = "slow"           // the body came too slowly
+	ReasonFull         Reason = "spool_full"     // no room for more uploads
+	ReasonBusy         Reason = "memory_full"    // too much of other requests is held
 )
 
 // Reasons lists them all.
 func Reasons() []Reason {
-	return []Reason{ReasonNoCall, ReasonMalformed, ReasonIncomplete, ReasonTooLarge, ReasonSlow, ReasonFull, ReasonBusy}
+	return []Reason{ReasonNoCall, ReasonMalformed, ReasonIncomplete, ReasonTooLarge, ReasonCallTooLarge, ReasonParts, ReasonSlow, ReasonFull, ReasonBusy}
 }
 
 // Config says how a Server works.
