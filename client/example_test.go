@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hubd-dev/hubd/client"
+	"github.com/hubd-dev/hubd/internal/demo"
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/kollabor"
 )
@@ -49,7 +50,7 @@ func ExampleClient_Call_errors() {
 	fmt.Println(err)
 	fmt.Println(errors.Is(err, &client.Error{Kind: client.KindNotFound}))
 	// Output:
-	// handler / out of paper / unsafe
+	// handler / out of paper / safe
 	// no.such: method not found: no.such
 	// true
 }
@@ -151,60 +152,7 @@ func ExampleClient_Attach() {
 // exampleHub is a hub on the other end of a pipe.
 func exampleHub(context.Context) (net.Conn, error) {
 	table := rpc.NewTable()
-	err := table.Add(
-		rpc.Handle("math.add", func(_ context.Context, in struct {
-			A int `rpc:"a"`
-			B int `rpc:"b"`
-		}) (int, error) {
-			return in.A + in.B, nil
-		}),
-		rpc.Handle("demo.fail", func(_ context.Context, in struct {
-			Message string `rpc:"message"`
-		}) (struct{}, error) {
-			return struct{}{}, rpc.HandlerError("", in.Message)
-		}),
-		rpc.Handle("demo.sleep", func(ctx context.Context, in struct {
-			Seconds float64 `rpc:"seconds"`
-		}) (struct{}, error) {
-			select {
-			case <-time.After(time.Duration(in.Seconds * float64(time.Second))):
-			case <-ctx.Done():
-			}
-			return struct{}{}, ctx.Err()
-		}),
-		rpc.HandleStream("demo.count", func(_ context.Context, in struct {
-			N int `rpc:"n"`
-		}, send func(int) error) error {
-			for i := range in.N {
-				if err := send(i); err != nil {
-					return err
-				}
-			}
-			return nil
-		}),
-		rpc.Handle("demo.sum", func(ctx context.Context, in struct {
-			Values *rpc.Reader `rpc:"values"`
-		}) (int64, error) {
-			var sum int64
-			for v, err := range in.Values.All(ctx) {
-				if err != nil {
-					return 0, err
-				}
-				n, err := v.AsInt()
-				if err != nil {
-					return 0, err
-				}
-				sum += n
-			}
-			return sum, nil
-		}),
-		rpc.Handle("demo.callClient", func(ctx context.Context, in struct {
-			Method string      `rpc:"method"`
-			Args   []rpc.Value `rpc:"args,rest"`
-		}) (rpc.Value, error) {
-			return rpc.From(ctx).CallClient(ctx, []rpc.PathPart{{Name: in.Method}}, in.Args...)
-		}),
-	)
+	err := table.Add(demo.Methods("math.add", "demo.fail", "demo.sleep", "demo.count", "demo.sum", "demo.callClient")...)
 	if err != nil {
 		return nil, err
 	}

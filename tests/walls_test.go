@@ -125,7 +125,7 @@ func TestImportWalls(t *testing.T) {
 		},
 		{
 			"services know neither the hub nor any protocol",
-			ours("internal/statesvc", "internal/session"),
+			ours("internal/statesvc", "internal/session", "internal/demo"),
 			func(_, p string) bool { return ours("internal/hub", "cmd", "client")(p) || isProtocol(p) },
 			true,
 		},

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
 
+	"github.com/hubd-dev/hubd/internal/demo"
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/statesvc"
 )
@@ -34,7 +35,9 @@ func demoHub(t *testing.T) *hub {
 	t.Cleanup(func() { h.store.Close() })
 	h.service = statesvc.NewService(h.store, statesvc.ServiceOptions{})
 	h.table.MustAdd(h.builtins()...)
-	h.table.MustAdd(h.demoMethods()...)
+	if err := demo.Register(h.table); err != nil {
+		t.Fatal(err)
+	}
 	return h
 }
 
@@ -269,7 +272,9 @@ func BenchmarkScrape(b *testing.B) {
 	o, _ := Options{Listen: []string{"unix:///nowhere"}, State: "/nowhere", Log: zap.NewNop()}.withDefaults()
 	h := newHub(o)
 	h.table.MustAdd(h.builtins()...)
-	h.table.MustAdd(h.demoMethods()...)
+	if err := demo.Register(h.table); err != nil {
+		b.Fatal(err)
+	}
 	for b.Loop() {
 		if _, err := h.metrics.registry.Gather(); err != nil {
 			b.Fatal(err)

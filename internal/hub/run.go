@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
 
+	"github.com/hubd-dev/hubd/internal/demo"
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/session"
 	"github.com/hubd-dev/hubd/internal/trust"
@@ -77,7 +78,7 @@ func start(o Options) (_ *hub, err error) {
 		return nil, err
 	}
 	if o.Demo {
-		if err := h.table.Add(h.demoMethods()...); err != nil {
+		if err := demo.Register(h.table); err != nil {
 			return nil, err
 		}
 	}

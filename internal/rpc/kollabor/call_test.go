@@ -160,7 +160,7 @@ func TestTimeouts(t *testing.T) {
 					p.read()
 				}
 				began := time.Now()
-				p.send(`{"action":"rpc_request","request_id":"t","method":"demo.sleep","params":{"seconds":100000},"timeout":` + c.timeout + `}`)
+				p.send(`{"action":"rpc_request","request_id":"t","method":"demo.sleep","params":{"seconds":86400},"timeout":` + c.timeout + `}`)
 				m := p.read()
 				kind, after := "timeout", c.after
 				if after == 0 {

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hubd-dev/hubd/internal/demo"
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/frame"
 )
@@ -21,6 +21,10 @@ import (
 // testTable has methods as the hub has them, and those that only captures know.
 func testTable() *rpc.Table {
 	t := rpc.NewTable()
+	sleep := demo.Methods("demo.sleep")[0]
+	sleep.Scope = rpc.ScopeCall // as if it did something: nobody knows whether to repeat it
+	t.MustAdd(sleep)
+	t.MustAdd(demo.Methods("demo.fail", "demo.count", "demo.sum", "demo.upper", "demo.callClient")...)
 	t.MustAdd(
 		rpc.NewMethod(&rpc.Method{
 			Name: "echo", Run: rpc.Inline, Scope: rpc.ScopeRead,
@@ -37,25 +41,6 @@ func testTable() *rpc.Table {
 		rpc.Handle("ping", func(context.Context, struct{}) (rpc.Value, error) {
 			return rpc.RawString(`{"status":"ok","daemon_pid":1,"uptime":0.5,"identity":"demo"}`), nil
 		}, rpc.In(rpc.Inline), rpc.Needs(rpc.ScopeRead), rpc.Lenient()),
-		rpc.Handle("demo.sleep", func(ctx context.Context, in struct {
-			Seconds rpc.Value `rpc:"seconds"`
-		}) (rpc.Value, error) {
-			s, err := in.Seconds.AsFloat()
-			if err != nil {
-				return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "%v", err)
-			}
-			select {
-			case <-time.After(time.Duration(s * float64(time.Second))):
-				return in.Seconds, nil
-			case <-ctx.Done():
-				return rpc.Value{}, ctx.Err()
-			}
-		}),
-		rpc.Handle("demo.fail", func(_ context.Context, in struct {
-			Message string `rpc:"message"`
-		}) (rpc.Value, error) {
-			return rpc.Value{}, errors.New(in.Message)
-		}),
 		rpc.Handle("demo.failAs", func(_ context.Context, in struct {
 			Code string    `rpc:"code"`
 			Name string    `rpc:"name,optional"`
@@ -66,24 +51,6 @@ func testTable() *rpc.Table {
 			return rpc.Value{}, e.With(in.Data)
 		}),
 		rpc.Handle("demo.panic", func(context.Context, struct{}) (rpc.Value, error) { panic("as wished") }),
-		rpc.HandleStream("demo.count", func(ctx context.Context, in struct {
-			N     int     `rpc:"n"`
-			Delay float64 `rpc:"delay,unlisted" default:"0"`
-		}, send func(int) error) error {
-			for i := range in.N {
-				if in.Delay > 0 {
-					select {
-					case <-time.After(time.Duration(in.Delay * float64(time.Second))):
-					case <-ctx.Done():
-						return ctx.Err()
-					}
-				}
-				if err := send(i); err != nil {
-					return err
-				}
-			}
-			return nil
-		}),
 		rpc.HandleStream("demo.endless", func(ctx context.Context, _ struct{}, send func(int) error) error {
 			for i := 0; ; i++ {
 				if err := send(i); err != nil {
@@ -102,45 +69,6 @@ func testTable() *rpc.Table {
 				}
 			}
 			return nil
-		}),
-		rpc.Handle("demo.sum", func(ctx context.Context, in struct {
-			Values *rpc.Reader `rpc:"values"`
-		}) (rpc.Value, error) {
-			sum := rpc.Int(0)
-			for v, err := range in.Values.All(ctx) {
-				if err != nil {
-					return rpc.Value{}, err
-				}
-				if sum, err = rpc.Add(sum, v); err != nil {
-					return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "%v", err)
-				}
-			}
-			return sum, nil
-		}),
-		rpc.HandleStream("demo.upper", func(ctx context.Context, in struct {
-			Lines *rpc.Reader `rpc:"lines"`
-		}, send func(string) error) error {
-			for v, err := range in.Lines.All(ctx) {
-				if err != nil {
-					return err
-				}
-				s, err := v.AsString()
-				if err != nil {
-					return rpc.Errorf(rpc.CodeInvalidParams, "%v", err)
-				}
-				if err := send(strings.ToUpper(s)); err != nil {
-					return err
-				}
-			}
-			return nil
-		}),
-		rpc.Handle("demo.callClient", func(ctx context.Context, in struct {
-			Method string      `rpc:"method"`
-			Args   []rpc.Value `rpc:"args,rest"`
-		}) (rpc.Value, error) {
-			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-			defer cancel()
-			return rpc.From(ctx).CallClient(ctx, []rpc.PathPart{{Name: in.Method}}, in.Args...)
 		}),
 		rpc.NewMethod(&rpc.Method{Name: "admin.only", Scope: rpc.ScopeAdmin, Run: rpc.Inline},
 			func(*rpc.Call) (rpc.Value, error) { return rpc.Null, nil }),

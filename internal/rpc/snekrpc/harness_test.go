@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/hubd-dev/hubd/internal/demo"
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
@@ -23,6 +23,7 @@ func testTable(t testing.TB) *rpc.Table {
 	t.Helper()
 	table := rpc.NewTable()
 	table.Describe("echo", "Echo service.")
+	table.MustAdd(demo.Methods("math.add", "demo.sleep", "demo.fail", "demo.count", "demo.sum", "demo.upper")...)
 	table.MustAdd(
 		rpc.NewMethod(&rpc.Method{
 			Name: "echo", Doc: "Return the value unchanged.", Run: rpc.Inline, Scope: rpc.ScopeRead,
@@ -30,73 +31,6 @@ func testTable(t testing.TB) *rpc.Table {
 		}, func(c *rpc.Call) (rpc.Value, error) {
 			v, _ := c.Args.Get(0, "value")
 			return v, nil
-		}),
-		rpc.Handle("math.add", func(_ context.Context, in struct {
-			A int64 `rpc:"a"`
-			B int64 `rpc:"b"`
-		}) (int64, error) {
-			return in.A + in.B, nil
-		}, rpc.In(rpc.Inline)),
-		rpc.Handle("demo.sleep", func(ctx context.Context, in struct {
-			Seconds float64 `rpc:"seconds"`
-		}) (rpc.Value, error) {
-			select {
-			case <-time.After(time.Duration(in.Seconds * float64(time.Second))):
-				v, _ := rpc.From(ctx).Args.Get(0, "seconds")
-				return v, nil
-			case <-ctx.Done():
-				return rpc.Value{}, ctx.Err()
-			}
-		}, rpc.Returns(rpc.Type{Kind: rpc.KindNumber})),
-		rpc.Handle("demo.fail", func(_ context.Context, in struct {
-			Message string `rpc:"message"`
-		}) (struct{}, error) {
-			return struct{}{}, rpc.HandlerError("", in.Message)
-		}, rpc.In(rpc.Inline)),
-		rpc.HandleStream("demo.count", func(_ context.Context, in struct {
-			N     int   `rpc:"n"`
-			Start int64 `rpc:"start,unlisted" default:"0"`
-		}, send func(int64) error) error {
-			for i := range int64(in.N) {
-				if err := send(in.Start + i); err != nil {
-					return err
-				}
-			}
-			return nil
-		}),
-		rpc.Handle("demo.sum", func(ctx context.Context, in struct {
-			Values *rpc.Reader `rpc:"values"`
-		}) (rpc.Value, error) {
-			sum := rpc.Int(0)
-			for v, err := range in.Values.All(ctx) {
-				if err == nil {
-					sum, err = rpc.Add(sum, v)
-				}
-				if err != nil {
-					return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "%v", err)
-				}
-			}
-			return sum, nil
-		}),
-		rpc.HandleStream("demo.upper", func(ctx context.Context, in struct {
-			Lines *rpc.Reader `rpc:"lines"`
-		}, send func(rpc.Value) error) error {
-			for v, err := range in.Lines.All(ctx) {
-				if err != nil {
-					return err
-				}
-				if b, ok := v.Tree().(rpc.Bytes); ok {
-					v = rpc.TreeValue(rpc.Bytes{Data: bytes.ToUpper(b.Data)})
-				} else if s, err := v.AsString(); err != nil {
-					return rpc.Errorf(rpc.CodeInvalidParams, "%v", err)
-				} else {
-					v = rpc.String(strings.ToUpper(s))
-				}
-				if err := send(v); err != nil {
-					return err
-				}
-			}
-			return nil
 		}),
 		rpc.HandleStream("health.ping", func(ctx context.Context, in struct {
 			Count    int64   `rpc:"count" default:"1"`

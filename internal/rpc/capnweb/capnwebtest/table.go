@@ -5,11 +5,11 @@ package capnwebtest
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/hubd-dev/hubd/internal/demo"
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
@@ -42,6 +42,9 @@ func New() *Demo {
 	d := &Demo{Table: rpc.NewTable(), state: map[string]entry{}, watchers: map[string]map[*rpc.Ref]*watch{}}
 	inline := rpc.In(rpc.Inline)
 	read := rpc.Needs(rpc.ScopeRead)
+	d.Table.MustAdd(demo.Methods(
+		"math.add", "demo.fail", "demo.range", "demo.count", "demo.sum", "demo.upper", "demo.callClient", "demo.authenticate", "demo.getUserProfile",
+	)...)
 	d.Table.MustAdd(
 		rpc.NewMethod(&rpc.Method{Name: "echo", Run: rpc.Inline, Scope: rpc.ScopeRead}, func(c *rpc.Call) (rpc.Value, error) {
 			return c.Args.First(), nil
@@ -49,40 +52,13 @@ func New() *Demo {
 		rpc.NewMethod(&rpc.Method{Name: "echo_later", Scope: rpc.ScopeRead}, func(c *rpc.Call) (rpc.Value, error) {
 			return c.Args.First(), nil
 		}),
-		rpc.NewMethod(&rpc.Method{Name: "math.add", Run: rpc.Inline, Scope: rpc.ScopeRead}, func(c *rpc.Call) (rpc.Value, error) {
-			a, _ := c.Args.Get(0, "a")
-			b, ok := c.Args.Get(1, "b")
-			if !ok {
-				return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "math.add misses its argument %q", "b")
-			}
-			v, err := rpc.Add(a, b)
-			if err != nil {
-				return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "math.add: %v", err)
-			}
-			return v, nil
-		}),
 		rpc.Handle("demo.sleep", d.sleep, read, rpc.NeverSlow()),
-		rpc.Handle("demo.fail", func(_ context.Context, in struct {
-			Message string `rpc:"message"`
-		}) (struct{}, error) {
-			return struct{}{}, rpc.HandlerError("", in.Message)
-		}, inline, read),
 		rpc.Handle("demo.failType", failType, inline, read),
 		rpc.Handle("demo.panic", func(context.Context, struct{}) (struct{}, error) { panic("secret: /etc/passwd") }, inline, read),
 		rpc.Handle("demo.conflict", func(context.Context, struct{}) (struct{}, error) {
 			return struct{}{}, rpc.Errorf(rpc.CodeConflict, "revision is 7").With(rpc.RawString(`{"key":"k","revision":7}`))
 		}, inline, read),
 		rpc.Handle("demo.undef", func(context.Context, struct{}) (struct{}, error) { return struct{}{}, nil }, inline, read),
-		rpc.Handle("demo.range", func(_ context.Context, in struct {
-			N int `rpc:"n"`
-		}) ([]int, error) {
-			list := make([]int, in.N)
-			for i := range list {
-				list[i] = i
-			}
-			return list, nil
-		}, inline, read),
-		rpc.HandleStream("demo.count", count, read, rpc.NeverSlow()),
 		rpc.HandleStream("demo.bytes", func(_ context.Context, in struct {
 			N int `rpc:"n"`
 		}, send func(rpc.Value) error) error {
@@ -101,10 +77,7 @@ func New() *Demo {
 			}
 			return rpc.HandlerError("RangeError", "source broke")
 		}, read),
-		rpc.Handle("demo.sum", sum, read, rpc.NeverSlow()),
-		rpc.HandleStream("demo.upper", upper, read, rpc.NeverSlow()),
 		rpc.Handle("demo.callback", d.callback, rpc.NeverSlow()),
-		rpc.Handle("demo.callClient", callClient, rpc.NeverSlow()),
 		rpc.Handle("demo.counter", d.counter, inline),
 		rpc.Handle("demo.useCounter", func(ctx context.Context, in struct {
 			C  *rpc.Ref `rpc:"c"`
@@ -126,22 +99,6 @@ func New() *Demo {
 				}, inline).Start), nil)},
 			}}), nil
 		}, inline),
-		rpc.Handle("demo.authenticate", func(_ context.Context, in struct {
-			Token string `rpc:"token"`
-		}) (map[string]string, error) {
-			if in.Token != "cookie-123" {
-				return nil, rpc.HandlerError("", "invalid session")
-			}
-			return map[string]string{"id": "u_1", "name": "Ada Lovelace"}, nil
-		}, inline, read),
-		rpc.Handle("demo.getUserProfile", func(_ context.Context, in struct {
-			ID string `rpc:"id"`
-		}) (rpc.Value, error) {
-			if in.ID != "u_1" {
-				return rpc.Value{}, rpc.HandlerError("", "no such user")
-			}
-			return rpc.RawString(`{"id":"u_1","bio":"Mathematician & first programmer"}`), nil
-		}, inline, read),
 		rpc.Handle("admin.only", func(context.Context, struct{}) (string, error) { return "secret", nil }, inline, rpc.Needs(rpc.ScopeAdmin)),
 		rpc.Handle("state.put", d.put, inline),
 		rpc.Handle("state.get", d.get, inline, read),
@@ -180,58 +137,6 @@ func failType(_ context.Context, in struct {
 	return struct{}{}, rpc.HandlerError(in.Kind, in.Kind+" message")
 }
 
-func count(ctx context.Context, in struct {
-	N     int     `rpc:"n"`
-	Delay float64 `rpc:"delay" default:"0"`
-}, send func(int) error) error {
-	for i := range in.N {
-		if in.Delay > 0 {
-			select {
-			case <-time.After(time.Duration(in.Delay * float64(time.Second))):
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		if err := send(i); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func sum(ctx context.Context, in struct {
-	Values *rpc.Reader `rpc:"values"`
-}) (rpc.Value, error) {
-	total := rpc.Int(0)
-	for v, err := range in.Values.All(ctx) {
-		if err != nil {
-			return rpc.Value{}, err
-		}
-		if total, err = rpc.Add(total, v); err != nil {
-			return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "stream item: %v", err)
-		}
-	}
-	return total, nil
-}
-
-func upper(ctx context.Context, in struct {
-	Lines *rpc.Reader `rpc:"lines"`
-}, send func(string) error) error {
-	for v, err := range in.Lines.All(ctx) {
-		if err != nil {
-			return err
-		}
-		s, err := v.AsString()
-		if err != nil {
-			return rpc.Errorf(rpc.CodeInvalidParams, "stream item: %v", err)
-		}
-		if err := send(strings.ToUpper(s)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (d *Demo) callback(ctx context.Context, in struct {
 	Fn *rpc.Ref `rpc:"fn"`
 	N  int64    `rpc:"n"`
@@ -246,19 +151,6 @@ func (d *Demo) callback(ctx context.Context, in struct {
 		rpc.Drop(v)
 	}
 	return in.N, nil
-}
-
-func callClient(ctx context.Context, in struct {
-	Method string      `rpc:"method"`
-	Args   []rpc.Value `rpc:"args,rest"`
-}) (rpc.Value, error) {
-	var path []rpc.PathPart
-	for part := range strings.SplitSeq(in.Method, ".") {
-		path = append(path, rpc.PathPart{Name: part})
-	}
-	ctx, stop := context.WithTimeout(ctx, 10*time.Second)
-	defer stop()
-	return rpc.From(ctx).CallClient(ctx, path, in.Args...)
 }
 
 type counter struct {

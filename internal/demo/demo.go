@@ -1,16 +1,16 @@
-package hub
+// Package demo has the methods of hubd --demo: one of each kind, for those who
+// try out a client, and for the tests of protocols and clients.
+package demo
 
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
-
-// The demo methods (contract.md section 3, "With --demo"). They show each kind
-// of method once: plain, slow, failing, streams in and out, callbacks, objects.
 
 // maxRange bounds demo.range, whose answer is one array.
 const maxRange = 1000000
@@ -18,9 +18,29 @@ const maxRange = 1000000
 // callClientLimit is how long demo.callClient waits for the caller's own method.
 const callClientLimit = 10 * time.Second
 
-func (h *hub) demoMethods() []*rpc.Method {
-	h.table.Describe("math", "Arithmetic for demonstrations.")
-	h.table.Describe("demo", "One method of each kind, for trying out clients.")
+// Register adds all of them to t, with what their services are for.
+func Register(t *rpc.Table) error {
+	t.Describe("math", "Arithmetic for demonstrations.")
+	t.Describe("demo", "One method of each kind, for trying out clients.")
+	return t.Add(methods()...)
+}
+
+// Methods returns those of these names, for a table that has others beside
+// them. It panics when there is no such method.
+func Methods(names ...string) []*rpc.Method {
+	all := methods()
+	list := make([]*rpc.Method, len(names))
+	for i, name := range names {
+		at := slices.IndexFunc(all, func(m *rpc.Method) bool { return m.Name == name })
+		if at < 0 {
+			panic("there is no demo method " + name)
+		}
+		list[i] = all[at]
+	}
+	return list
+}
+
+func methods() []*rpc.Method {
 	return []*rpc.Method{
 		rpc.NewMethod(&rpc.Method{
 			Name: "math.add",
@@ -32,7 +52,7 @@ func (h *hub) demoMethods() []*rpc.Method {
 			Result: rpc.Type{Kind: rpc.KindInteger}, Run: rpc.Inline, Scope: rpc.ScopeRead,
 		}, mathAdd),
 
-		takes(rpc.Handle("demo.sleep", demoSleep, rpc.Needs(rpc.ScopeRead),
+		takes(rpc.Handle("demo.sleep", sleep, rpc.Needs(rpc.ScopeRead),
 			rpc.Returns(rpc.Type{Kind: rpc.KindNumber}),
 			rpc.Doc("Return the argument after that many seconds. Ends early when the call is cancelled.")), rpc.KindNumber),
 
@@ -42,31 +62,31 @@ func (h *hub) demoMethods() []*rpc.Method {
 			return struct{}{}, rpc.HandlerError("", in.Message)
 		}, rpc.In(rpc.Inline), rpc.Needs(rpc.ScopeRead), rpc.Doc("Fail with the given message.")),
 
-		rpc.Handle("demo.range", demoRange, rpc.Needs(rpc.ScopeRead),
+		rpc.Handle("demo.range", numbers, rpc.Needs(rpc.ScopeRead),
 			rpc.Doc("Return the array 0..n-1.")),
 
-		rpc.HandleStream("demo.count", demoCount, rpc.Needs(rpc.ScopeRead), rpc.NeverSlow(),
+		rpc.HandleStream("demo.count", count, rpc.Needs(rpc.ScopeRead), rpc.NeverSlow(),
 			rpc.Doc("Stream the integers 0..n-1.")),
 
-		rpc.Handle("demo.sum", demoSum, rpc.Needs(rpc.ScopeRead), rpc.NeverSlow(),
+		rpc.Handle("demo.sum", sum, rpc.Needs(rpc.ScopeRead), rpc.NeverSlow(),
 			rpc.Doc("Add up a stream of numbers. Integers stay integers; an empty stream is 0.")),
 
-		rpc.HandleStream("demo.upper", demoUpper, rpc.Needs(rpc.ScopeRead), rpc.NeverSlow(),
+		rpc.HandleStream("demo.upper", upper, rpc.Needs(rpc.ScopeRead), rpc.NeverSlow(),
 			rpc.Doc("Stream each item back in upper case, as it comes.")),
 
-		rpc.Handle("demo.callback", demoCallback, rpc.NeverSlow(),
+		rpc.Handle("demo.callback", callback, rpc.NeverSlow(),
 			rpc.Doc("Call fn with 0..n-1 in order, then return n.")),
 
-		withRefs(rpc.Handle("demo.callClient", demoCallClient, rpc.NeverSlow(),
+		withRefs(rpc.Handle("demo.callClient", callClient, rpc.NeverSlow(),
 			rpc.Doc("Call a method of the caller's own API and return its result. Gives up after 10 seconds."))),
 
-		withRefs(rpc.Handle("demo.counter", demoCounter, rpc.In(rpc.Inline), rpc.Returns(rpc.Type{Kind: rpc.KindObject}),
+		withRefs(rpc.Handle("demo.counter", newCounter, rpc.In(rpc.Inline), rpc.Returns(rpc.Type{Kind: rpc.KindObject}),
 			rpc.Doc("Return a counter object with increment(by=1) and value()."))),
 
-		rpc.Handle("demo.authenticate", demoAuthenticate, rpc.In(rpc.Inline), rpc.Needs(rpc.ScopeRead),
+		rpc.Handle("demo.authenticate", authenticate, rpc.In(rpc.Inline), rpc.Needs(rpc.ScopeRead),
 			rpc.Doc("Look up a demonstration session token. Grants nothing.")),
 
-		rpc.Handle("demo.getUserProfile", demoUserProfile, rpc.In(rpc.Inline), rpc.Needs(rpc.ScopeRead),
+		rpc.Handle("demo.getUserProfile", userProfile, rpc.In(rpc.Inline), rpc.Needs(rpc.ScopeRead),
 			rpc.Doc("Return the profile of a demonstration user.")),
 
 		rpc.NewMethod(&rpc.Method{
@@ -76,7 +96,7 @@ func (h *hub) demoMethods() []*rpc.Method {
 				{Name: "files", Doc: "files; anything else is ignored", Type: rpc.Type{Kind: rpc.KindFile}, Rest: true},
 			},
 			Result: rpc.Type{Kind: rpc.KindArray, Elem: &rpc.Type{Kind: rpc.KindObject}}, Scope: rpc.ScopeRead, Slow: -1,
-		}, demoFileInfo),
+		}, fileInfos),
 	}
 }
 
@@ -135,7 +155,7 @@ func mathAdd(c *rpc.Call) (rpc.Value, error) {
 	return v, nil
 }
 
-func demoSleep(ctx context.Context, in struct {
+func sleep(ctx context.Context, in struct {
 	Seconds rpc.Value `rpc:"seconds" doc:"how long, in seconds"`
 }) (rpc.Value, error) {
 	seconds, err := in.Seconds.AsFloat()
@@ -157,7 +177,7 @@ func demoSleep(ctx context.Context, in struct {
 	return in.Seconds, nil
 }
 
-func demoRange(_ context.Context, in struct {
+func numbers(_ context.Context, in struct {
 	N int `rpc:"n" doc:"how many"`
 }) ([]int, error) {
 	if in.N < 0 || in.N > maxRange {
@@ -170,7 +190,7 @@ func demoRange(_ context.Context, in struct {
 	return list, nil
 }
 
-func demoCount(ctx context.Context, in struct {
+func count(ctx context.Context, in struct {
 	N     int     `rpc:"n" doc:"how many"`
 	Delay float64 `rpc:"delay,unlisted" default:"0" doc:"seconds before each item"`
 }, send func(int64) error) error {
@@ -194,7 +214,7 @@ func demoCount(ctx context.Context, in struct {
 	return nil
 }
 
-func demoSum(ctx context.Context, in struct {
+func sum(ctx context.Context, in struct {
 	Values *rpc.Reader `rpc:"values" doc:"the numbers"`
 }) (rpc.Value, error) {
 	sum := rpc.Int(0)
@@ -209,14 +229,14 @@ func demoSum(ctx context.Context, in struct {
 	return sum, nil
 }
 
-func demoUpper(ctx context.Context, in struct {
+func upper(ctx context.Context, in struct {
 	Lines *rpc.Reader `rpc:"lines" doc:"strings or bytes"`
 }, send func(rpc.Value) error) error {
 	for v, err := range in.Lines.All(ctx) {
 		if err != nil {
 			return err
 		}
-		up, err := upper(v)
+		up, err := upperCase(v)
 		if err != nil {
 			return err
 		}
@@ -227,8 +247,8 @@ func demoUpper(ctx context.Context, in struct {
 	return nil
 }
 
-// upper turns strings to Unicode upper case and bytes to ASCII upper case.
-func upper(v rpc.Value) (rpc.Value, error) {
+// upperCase turns strings to Unicode upper case and bytes to ASCII upper case.
+func upperCase(v rpc.Value) (rpc.Value, error) {
 	if b, ok := v.Tree().(rpc.Bytes); ok {
 		out := make([]byte, len(b.Data))
 		for i, c := range b.Data {
@@ -246,7 +266,7 @@ func upper(v rpc.Value) (rpc.Value, error) {
 	return rpc.String(strings.ToUpper(s)), nil
 }
 
-func demoCallback(ctx context.Context, in struct {
+func callback(ctx context.Context, in struct {
 	Fn *rpc.Ref `rpc:"fn" doc:"called with each number"`
 	N  int64    `rpc:"n" doc:"how many calls"`
 }) (int64, error) {
@@ -260,7 +280,7 @@ func demoCallback(ctx context.Context, in struct {
 	return in.N, nil
 }
 
-func demoCallClient(ctx context.Context, in struct {
+func callClient(ctx context.Context, in struct {
 	Method string      `rpc:"method" doc:"dotted name of the caller's method"`
 	Args   []rpc.Value `rpc:"args,rest" doc:"its arguments"`
 }) (rpc.Value, error) {
@@ -275,9 +295,9 @@ func demoCallClient(ctx context.Context, in struct {
 	return rpc.From(ctx).CallClient(ctx, path, in.Args...)
 }
 
-// demoCounter returns an object that lives as long as somebody holds it. Its
+// newCounter returns an object that lives as long as somebody holds it. Its
 // calls are inline, hence serial on one connection; others may hold it, too.
-func demoCounter(_ context.Context, in struct {
+func newCounter(_ context.Context, in struct {
 	Start int64 `rpc:"start" default:"0" doc:"the first value"`
 }) (*rpc.Ref, error) {
 	c := &counter{n: in.Start}
@@ -287,38 +307,38 @@ func demoCounter(_ context.Context, in struct {
 	}, nil), nil
 }
 
-var demoUsers = map[string]struct{ token, name, bio string }{
-	"u_1": {"cookie-123", "Ada Lovelace", "Wrote the first program."},
+var users = map[string]struct{ token, name, bio string }{
+	"u_1": {"cookie-123", "Ada Lovelace", "Mathematician & first programmer"},
 	"u_2": {"cookie-456", "Alan Turing", "Asked whether machines can think."},
 }
 
-type demoUser struct {
+type user struct {
 	ID   string `json:"id"`
 	Name string `json:"name"`
 }
 
-func demoAuthenticate(_ context.Context, in struct {
+func authenticate(_ context.Context, in struct {
 	Token string `rpc:"token" doc:"cookie-123 or cookie-456"`
-}) (demoUser, error) {
-	for id, u := range demoUsers {
+}) (user, error) {
+	for id, u := range users {
 		if u.token == in.Token {
-			return demoUser{id, u.name}, nil
+			return user{id, u.name}, nil
 		}
 	}
-	return demoUser{}, rpc.HandlerError("", "invalid session")
+	return user{}, rpc.HandlerError("", "invalid session")
 }
 
-type demoProfile struct {
+type profile struct {
 	ID  string `json:"id"`
 	Bio string `json:"bio"`
 }
 
-func demoUserProfile(_ context.Context, in struct {
+func userProfile(_ context.Context, in struct {
 	ID string `rpc:"id" doc:"u_1 or u_2"`
-}) (demoProfile, error) {
-	u, ok := demoUsers[in.ID]
+}) (profile, error) {
+	u, ok := users[in.ID]
 	if !ok {
-		return demoProfile{}, rpc.HandlerError("", "no such user")
+		return profile{}, rpc.HandlerError("", "no such user")
 	}
-	return demoProfile{in.ID, u.bio}, nil
+	return profile{in.ID, u.bio}, nil
 }

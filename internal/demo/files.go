@@ -1,4 +1,4 @@
-package hub
+package demo
 
 import (
 	"crypto/sha256"
@@ -8,20 +8,20 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-// demoFile is what demo.file_info says of a file.
-type demoFile struct {
+// described is what demo.file_info says of a file.
+type described struct {
 	Name   *string `json:"name"`
 	Size   int64   `json:"size"`
 	SHA256 string  `json:"sha256"`
 }
 
-// demoFileInfo describes the files among the arguments, in their order, and
+// fileInfos describes the files among the arguments, in their order, and
 // ignores all else. A file never comes to be in memory as a whole.
-func demoFileInfo(c *rpc.Call) (rpc.Value, error) {
+func fileInfos(c *rpc.Call) (rpc.Value, error) {
 	if c.Protocol != rpc.Krpc {
 		return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "files can only be passed over krpc")
 	}
-	files := []demoFile{}
+	files := []described{}
 	add := func(v rpc.Value) error {
 		f, ok := v.Tree().(*rpc.File)
 		if !ok {
@@ -44,10 +44,10 @@ func demoFileInfo(c *rpc.Call) (rpc.Value, error) {
 	return rpc.Encode(files)
 }
 
-func fileInfo(c *rpc.Call, f *rpc.File) (demoFile, error) {
+func fileInfo(c *rpc.Call, f *rpc.File) (described, error) {
 	r, err := f.Open()
 	if err != nil {
-		return demoFile{}, err
+		return described{}, err
 	}
 	defer r.Close()
 	sum := sha256.New()
@@ -64,10 +64,10 @@ func fileInfo(c *rpc.Call, f *rpc.File) (demoFile, error) {
 			err = c.Err() // nobody waits any more
 		}
 		if err != nil {
-			return demoFile{}, err
+			return described{}, err
 		}
 	}
-	info := demoFile{Size: size, SHA256: hex.EncodeToString(sum.Sum(nil))}
+	info := described{Size: size, SHA256: hex.EncodeToString(sum.Sum(nil))}
 	if f.Name != "" {
 		info.Name = &f.Name
 	}
