@@ -178,7 +178,11 @@ func TestErrorsAreTyped(t *testing.T) {
 			if e.Message != tt.text || e.Retry != tt.want.Retry || string(e.Data) != string(tt.want.Data) || e.Method != "m" {
 				t.Errorf("got %+v", e)
 			}
-			if e.Error() != "m: "+tt.text {
+			text := "m: " + tt.text
+			if e.NoMethod() {
+				text = tt.text
+			}
+			if e.Error() != text {
 				t.Errorf("text: %s", e.Error())
 			}
 			if tt.is != nil && !errors.Is(err, tt.is) {

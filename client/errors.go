@@ -57,13 +57,16 @@ type Error struct {
 	cause error
 }
 
-// Error returns the message, after the name of the method unless it begins with that.
+// Error returns the message, after the name of the method unless it names that itself.
 func (e *Error) Error() string {
 	text := e.Message
 	if text == "" {
 		text = strings.ReplaceAll(string(e.Kind), "_", " ")
 	}
 	if rest, ok := strings.CutPrefix(text, e.Method); e.Method == "" || ok && strings.IndexAny(rest, " :") == 0 {
+		return text
+	}
+	if text == noMethodPrefix+e.Method {
 		return text
 	}
 	return e.Method + ": " + text

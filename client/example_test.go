@@ -51,7 +51,7 @@ func ExampleClient_Call_errors() {
 	fmt.Println(errors.Is(err, &client.Error{Kind: client.KindNotFound}))
 	// Output:
 	// handler / out of paper / safe
-	// no.such: method not found: no.such
+	// method not found: no.such
 	// true
 }
 

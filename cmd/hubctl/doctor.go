@@ -144,7 +144,7 @@ func checkSocket(ctx context.Context, path string) finding {
 	case err != nil:
 		return finding{"socket", levelFail, err.Error(), "name another one with --socket"}
 	case st.Mode().Type() != fs.ModeSocket:
-		return finding{"socket", levelFail, path + " is no socket", "name another one with --socket, or move the file away"}
+		return finding{"socket", levelFail, path + " is not a socket", "name another one with --socket, or move the file away"}
 	}
 	nc, err := (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, "unix", path)
 	switch {

@@ -145,7 +145,7 @@ func mathAdd(c *rpc.Call) (rpc.Value, error) {
 	}
 	for i, name := range [...]string{"a", "b"} {
 		if operands[i].IsUndefined() {
-			return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "math.add misses its argument %q", name)
+			return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "math.add is missing argument %q", name)
 		}
 	}
 	v, err := rpc.Add(operands[0], operands[1])

@@ -104,10 +104,15 @@ func parseMetrics(text string, insecure bool) (address, error) {
 	return a, nil
 }
 
+const wantAddress = "expected unix:///PATH, tcp://HOST:PORT or tls://HOST:PORT"
+
 // readAddress reads an address without asking whom it would let in.
 func readAddress(text string) (address, error) {
 	a := address{auth: authToken, mode: 0o600, group: -1}
 	fail := func(format string, args ...any) (address, error) { return a, fmt.Errorf(format, args...) }
+	if !strings.Contains(text, "://") {
+		return fail(wantAddress)
+	}
 	u, err := url.Parse(text)
 	if err != nil {
 		if ue, ok := errors.AsType[*url.Error](err); ok {
@@ -149,7 +154,7 @@ func readAddress(text string) (address, error) {
 			return fail("host is missing; all addresses are 0.0.0.0:%d or [::]:%d", n, n)
 		}
 	default:
-		return fail("expected unix://, tcp:// or tls://")
+		return fail(wantAddress)
 	}
 	for key, values := range query {
 		if len(values) != 1 {

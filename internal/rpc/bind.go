@@ -283,7 +283,7 @@ func (p *plan) bind(c *Call, m *Method, in reflect.Value) error {
 				return fmt.Errorf("default of %s.%s: %w", m.Name, p.params[i].Name, err)
 			}
 		case !f.optional:
-			return invalid("%s misses its argument %q", m.Name, p.params[i].Name)
+			return invalid("%s is missing argument %q", m.Name, p.params[i].Name)
 		}
 	}
 	return nil

@@ -22,26 +22,26 @@ func (r *Registry) Methods() []*rpc.Method {
 	object := rpc.Returns(rpc.Type{Kind: rpc.KindObject})
 	return []*rpc.Method{
 		rpc.Handle("session.open", r.open, object, rpc.Needs(rpc.ScopeProvide), rpc.Doc(
-			"Opens a session, or takes one over whose owner is gone. The calling connection becomes its owner; the session outlives it for some minutes.")),
+			"Open a session, or take one over whose owner is gone. The calling connection becomes its owner; the session outlives it for some minutes.")),
 		rpc.Handle("session.close", r.closeSession, object, rpc.Needs(rpc.ScopeProvide), rpc.Doc(
-			"Ends a session: its followers get what is left and then the end of their stream. For its owner, for anybody once it is gone, and for administrators.")),
+			"End a session: its followers get what is left and then the end of their stream. For its owner, for anybody once it is gone, and for administrators.")),
 		r.publishMethod(),
-		rpc.Handle("session.list", r.list, rpc.Needs(rpc.ScopeRead), rpc.Doc("Lists the sessions, sorted by name."),
+		rpc.Handle("session.list", r.list, rpc.Needs(rpc.ScopeRead), rpc.Doc("List the sessions, sorted by name."),
 			rpc.Returns(rpc.Type{Kind: rpc.KindArray, Elem: &rpc.Type{Kind: rpc.KindObject}})),
 		rpc.Handle("session.info", r.info, object, rpc.Needs(rpc.ScopeRead), rpc.Doc(
-			"Tells what is known of a session: owner, followers with their lag, last event, uptime.")),
+			"Describe a session: owner, followers with their lag, last event, uptime.")),
 		rpc.Handle("session.history", r.history, object, rpc.Needs(rpc.ScopeRead), rpc.Doc(
-			"Returns retained events in order, and the number to go on after when there are more.")),
+			"Return retained events in order, and the number to go on after when there are more.")),
 		rpc.HandleStream("session.follow", r.follow, object, rpc.Needs(rpc.ScopeRead), rpc.Endless(), rpc.Within(-1), rpc.NeverSlow(), rpc.Doc(
-			"Streams the events of a session: a replay, then what is published, with a gap event where a slow follower lost some. Ends when the session closes.")),
+			"Stream the events of a session: a replay, then what is published, with a gap event where a slow follower lost some. Ends when the session closes.")),
 		rpc.Handle("session.send", r.send, object, rpc.In(rpc.Inline), rpc.Doc(
-			"Types text into a session: it is published as an event of type input and handed to the owner.")),
+			"Type text into a session: it is published as an event of type input and handed to the owner.")),
 		rpc.Handle("session.resize", r.resize, object, rpc.In(rpc.Inline), rpc.Doc(
-			"Tells the owner of a session the size of the window.")),
+			"Tell the owner of a session the size of the window.")),
 		rpc.HandleStream("session.input", r.input, object, rpc.Needs(rpc.ScopeProvide), rpc.Endless(), rpc.Within(-1), rpc.NeverSlow(), rpc.Doc(
-			"Streams what is meant for the owner of a session: input, window sizes, answers to permission prompts, messages.")),
+			"Stream what is meant for the owner of a session: input, window sizes, answers to permission prompts, messages.")),
 		rpc.Handle("permission.respond", r.respond, object, rpc.In(rpc.Inline), rpc.Doc(
-			"Answers a pending permission prompt. The first answer wins.")),
+			"Answer a pending permission prompt. The first answer wins.")),
 	}
 }
 
@@ -137,7 +137,7 @@ type publishParams struct {
 func (r *Registry) publishMethod() *rpc.Method {
 	opts := []rpc.Option{
 		rpc.Returns(rpc.Type{Kind: rpc.KindObject}), rpc.Within(-1), rpc.NeverSlow(),
-		rpc.Doc("Publishes an event to all followers of a session, or each event of a stream. The session needs no owner."),
+		rpc.Doc("Publish an event to all followers of a session, or each event of a stream. The session needs no owner."),
 	}
 	one := rpc.Handle("session.publish", r.publish, append(opts, rpc.In(rpc.Inline))...)
 	many := rpc.Handle("session.publish", r.publish, opts...)
@@ -165,7 +165,7 @@ func (r *Registry) publish(ctx context.Context, in publishParams) (rpc.Value, er
 	}
 	if in.Events == nil || !in.Event.IsUndefined() {
 		if in.Event.IsUndefined() {
-			return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "session.publish misses its argument %q", "event")
+			return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "session.publish is missing argument %q", "event")
 		}
 		if in.N != nil {
 			return s.publishNumbered(ctx, in)

@@ -335,7 +335,7 @@ func TestErrors(t *testing.T) {
 		{`[],[]`, `["error","TypeError","'main' is not a function.",null,{"code":"not_found","ran":"no"}]`},
 		{`["admin","only"],[]`, `["error","Error","not allowed to call admin.only",null,{"code":"permission_denied","ran":"no"}]`},
 		{`["state","get"],["nope"]`, `["error","Error","no such key \"nope\"",null,{"code":"not_found","ran":"yes"}]`},
-		{`["demo","fail"],[]`, `["error","TypeError","demo.fail misses its argument \"message\"",null,{"code":"invalid_params","ran":"no"}]`},
+		{`["demo","fail"],[]`, `["error","TypeError","demo.fail is missing argument \"message\"",null,{"code":"invalid_params","ran":"no"}]`},
 	} {
 		s, tp, _ := testSession(t)
 		say(t, s, `["push",["pipeline",0,`+c.call+`]]`, `["pull",1]`)

@@ -60,7 +60,7 @@ func converse(t *testing.T, b block) {
 		x, _ := c.Args.Get(0, "a")
 		y, ok := c.Args.Get(1, "b")
 		if !ok {
-			return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "math.add misses its argument %q", "b")
+			return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "math.add is missing argument %q", "b")
 		}
 		return rpc.Add(x, y)
 	}))

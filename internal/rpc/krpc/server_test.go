@@ -43,7 +43,7 @@ func TestCalls(t *testing.T) {
 		{`{"method": "stream.size", "params": [[ "YWJj" ]]}`, `{"result": "3 ` + shaAbc + `"}`},
 		{`{"method": "math.add", "params": {"a": 1, "b": 2, "c": 3}}`, raised(`invalid_params: math.add has no parameter \"c\"`)},
 		{`{"method": "math.add", "params": [1, 2, 3]}`, raised("invalid_params: math.add takes at most 2 arguments")},
-		{`{"method": "math.add", "params": [1]}`, raised(`invalid_params: math.add misses its argument \"b\"`)},
+		{`{"method": "math.add", "params": [1]}`, raised(`invalid_params: math.add is missing argument \"b\"`)},
 		{`{"method": null}`, noMethod}, {`{"method": 5}`, noMethod}, {`{"method": "_meta.x"}`, noMethod}, {`{"method": "__class__"}`, noMethod},
 		{`{"method": "math"}`, noMethod}, {`{"method": "math_"}`, noMethod}, {`{"method": "echo.echo"}`, noMethod}, {`{"method": "math__add"}`, noMethod},
 		{`[1]`, `{"error": {"code": -32600, "message": "Invalid request.", "info": "The call is not an object."}}`},
@@ -359,7 +359,7 @@ func TestHook(t *testing.T) {
 	})
 	for pmh, want := range map[string]string{
 		`"good"`: `{"result": 3}`, `["good"]`: `{"result": 3}`, `{"token": "good"}`: `{"result": 3}`,
-		`"bad"`: raised("PermissionError: denied"), `null`: raised(`invalid_params: check.access misses its argument \"token\"`),
+		`"bad"`: raised("PermissionError: denied"), `null`: raised(`invalid_params: check.access is missing argument \"token\"`),
 		`"__file__:x"`: `{"error": {"code": -32002, "message": "Missing file object.", "info": "__file__:x"}}`,
 	} {
 		got := s.post(`{"method": "math.add", "params": [1, 2], "pmhparams": ` + pmh + `}`)

@@ -433,7 +433,7 @@ func (f *far) arguments(c *rpc.Call, req *Request) *rpc.Error {
 		case c.Input != nil && f.isStream(i):
 			set(i, rpc.TreeValue(c.Input))
 		case !p.HasDefault:
-			return rpc.Errorf(rpc.CodeInvalidParams, "%s misses its argument %q", f.row.Name, p.Name)
+			return rpc.Errorf(rpc.CodeInvalidParams, "%s is missing argument %q", f.row.Name, p.Name)
 		}
 	}
 	return nil

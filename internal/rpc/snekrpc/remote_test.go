@@ -183,7 +183,7 @@ func TestRemoteIsLearnedAtFirstUse(t *testing.T) {
 	if _, err := callRow(t, table, "far.count", rpc.Int(1), rpc.Int(2)); err == nil || !strings.Contains(err.Error(), "at most") {
 		t.Error(err)
 	}
-	if _, err := callRow(t, table, "far.count"); err == nil || !strings.Contains(err.Error(), "misses") {
+	if _, err := callRow(t, table, "far.count"); err == nil || !strings.Contains(err.Error(), "missing") {
 		t.Error(err)
 	}
 	if n := s.accepted.Load(); n != 1 {
