@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -102,7 +103,15 @@ func (a *app) listFiles(ctx context.Context, params map[string]any, long bool) e
 		}
 		switch {
 		case method == "file.paths":
-			if err := a.printer(formatRaw).print(item); err != nil {
+			if format == "" && a.outTTY { // a name may hold what a terminal obeys
+				var path string
+				if err := json.Unmarshal(item, &path); err != nil {
+					return err
+				}
+				if _, err := fmt.Fprintln(a.out, oneLine(path)); err != nil {
+					return err
+				}
+			} else if err := a.printer(formatRaw).print(item); err != nil {
 				return err
 			}
 		case format == "" || format == formatTable:
@@ -194,10 +203,23 @@ func (a *app) removeFiles(ctx context.Context, paths []string, recurse, yes bool
 	if err != nil {
 		return err
 	}
+	var failed []error // what cannot be deleted does not keep the others
 	for _, path := range paths {
-		if err := c.Call(ctx, "file.delete", map[string]any{"path": path, "recurse": recurse}, nil); err != nil {
+		err := c.Call(ctx, "file.delete", map[string]any{"path": path, "recurse": recurse}, nil)
+		if e, ok := errors.AsType[*client.Error](err); err != nil && (!ok || e.Kind != client.KindHandler) {
 			return fileError(err)
 		}
+		if err != nil {
+			failed = append(failed, err)
+		}
+	}
+	if len(failed) > 1 {
+		for _, err := range failed[:len(failed)-1] {
+			a.talk("%v", err)
+		}
+	}
+	if len(failed) > 0 {
+		return failed[len(failed)-1]
 	}
 	return nil
 }

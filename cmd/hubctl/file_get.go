@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -111,7 +112,7 @@ func (a *app) getFile(ctx context.Context, g fileGet) error {
 // much it was.
 func (a *app) download(ctx context.Context, c *client.Client, remote string, offset int64, w io.Writer, bar bool) (n int64, err error) {
 	total := int64(-1)
-	if bar && a.errTTY {
+	if bar && a.showsProgress() {
 		if c.Call(ctx, "file.size", map[string]any{"path": remote}, &total) != nil {
 			total = -1 // the download says why
 		}
@@ -155,6 +156,9 @@ type partFile struct {
 func openPart(g fileGet) (*partFile, error) {
 	if !g.resume {
 		f, err := os.CreateTemp(filepath.Dir(g.local), ".hubctl-get-*")
+		if e, ok := errors.AsType[*fs.PathError](err); ok {
+			return nil, fmt.Errorf("%s: %w", g.local, e.Err) // the name of the temporary file tells nobody anything
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -44,6 +45,9 @@ interrupted leaves nothing behind.`,
 }
 
 func (a *app) putFile(ctx context.Context, local, remote string) error {
+	if st, err := os.Stat(local); local != "-" && err == nil && st.IsDir() {
+		return usageError{local + " is a folder", "one file holds it all: tar c " + local + " | hubctl file put - NAME.tar"}
+	}
 	in, size, err := a.openInput(local)
 	if err != nil {
 		return err

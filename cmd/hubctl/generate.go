@@ -61,7 +61,7 @@ func (a *app) generate(ctx context.Context, root *cobra.Command, args []string) 
 	case completing && err != nil:
 		return nil // nothing is completed
 	case err != nil && a.client == nil: // no hub
-		if near := nearest(words[0], commandNames(root), 1); len(near) > 0 {
+		if near := nearest(words[0], commandNames(root), 1); group == nil && len(near) > 0 {
 			return unknownCommand(root, words[0])
 		}
 		return err

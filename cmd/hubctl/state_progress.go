@@ -41,12 +41,18 @@ type progress struct {
 	began time.Time
 	done  int64
 	bar   *progressbar.ProgressBar
+	shown bool      // the bar is on the terminal
 	told  time.Time // the last line of JSON
 	ended bool
 }
 
 func (a *app) progress(what string, total int64, bytes bool) *progress {
 	return &progress{app: a, what: what, total: total, bytes: bytes, began: time.Now()}
+}
+
+// showsProgress reports whether anybody sees progress.
+func (a *app) showsProgress() bool {
+	return a.progressForm == progressJSON || a.errTTY && a.progressForm != progressNone
 }
 
 // add says that n more are done.
@@ -58,20 +64,30 @@ func (p *progress) add(n int64) {
 		}
 		return
 	}
-	if !p.app.errTTY || p.app.progressForm == progressNone {
+	if !p.app.showsProgress() {
 		return
 	}
-	if p.bar == nil {
-		if time.Since(p.began) < progressDelay {
-			return
-		}
+	if p.bar == nil { // from the start, so that it knows the rate; see Write
 		p.bar = progressbar.NewOptions64(p.total,
-			progressbar.OptionSetWriter(p.app.err), progressbar.OptionSetDescription(p.what),
+			progressbar.OptionSetWriter(p), progressbar.OptionSetDescription(oneLine(p.what)),
 			progressbar.OptionShowBytes(p.bytes), progressbar.OptionShowCount(), progressbar.OptionThrottle(100*time.Millisecond),
-			progressbar.OptionClearOnFinish(), progressbar.OptionSetWidth(20))
+			progressbar.OptionClearOnFinish(), progressbar.OptionSetWidth(20), progressbar.OptionUseANSICodes(p.ansi()))
+		p.bar.StartWithoutRender()
 	}
 	_ = p.bar.Set64(p.done) // it writes to the terminal
 }
+
+// Write takes what the bar draws, which nobody sees before progressDelay is over.
+func (p *progress) Write(drawn []byte) (int, error) {
+	if !p.shown && time.Since(p.began) < progressDelay {
+		return len(drawn), nil
+	}
+	p.shown = true
+	return p.app.err.Write(drawn)
+}
+
+// ansi reports whether the terminal can be told to clear a line.
+func (p *progress) ansi() bool { return p.app.getenv("TERM") != "dumb" }
 
 // tell writes a line of JSON.
 func (p *progress) tell(ended bool) {
@@ -95,8 +111,15 @@ func (p *progress) end() {
 		p.ended = true
 		p.tell(true)
 	}
-	if p.bar != nil {
-		_ = p.bar.Clear()
-		p.bar = nil
+	if p.bar == nil {
+		return
 	}
+	switch {
+	case !p.shown:
+	case p.ansi():
+		fmt.Fprint(p.app.err, "\r\x1b[K") // all of the line: a ^C that the terminal has shown there, too
+	default:
+		_ = p.bar.Clear()
+	}
+	p.bar = nil
 }
