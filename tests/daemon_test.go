@@ -39,10 +39,19 @@ type daemon struct {
 // The test fails if it does not end in good order afterwards.
 func startDaemon(t *testing.T, flags ...string) *daemon {
 	t.Helper()
-	programs(t)
 	dir := shortDir(t)
+	d := launchHub(t, dir, filepath.Join(dir, "state"), append([]string{"--demo"}, flags...)...)
+	d.waitReady()
+	return d
+}
+
+// launchHub starts hubd in dir with that state folder, and does not wait for
+// it: it may be meant to fail.
+func launchHub(t *testing.T, dir, state string, flags ...string) *daemon {
+	t.Helper()
+	programs(t)
 	d := &daemon{t: t, dir: dir, socket: filepath.Join(dir, "h.sock"), stderr: new(logBuffer), exited: make(chan struct{})}
-	args := append([]string{"--listen", "unix://" + d.socket, "--state", filepath.Join(dir, "state"), "--demo"}, flags...)
+	args := append([]string{"--listen", "unix://" + d.socket, "--state", state}, flags...)
 	d.cmd = exec.Command(filepath.Join(binDir, "hubd"), args...)
 	d.cmd.Env = cleanEnv(dir)
 	d.cmd.Stderr = d.stderr
@@ -60,7 +69,6 @@ func startDaemon(t *testing.T, flags ...string) *daemon {
 			return new(net.Dialer).DialContext(ctx, "unix", d.socket)
 		},
 	}}
-	d.waitReady()
 	return d
 }
 

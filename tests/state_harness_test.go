@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -15,32 +14,6 @@ import (
 	"testing"
 	"time"
 )
-
-// launchHub starts hubd in dir with that state folder, and does not wait for
-// it: it may be meant to fail.
-func launchHub(t *testing.T, dir, state string) *daemon {
-	t.Helper()
-	programs(t)
-	d := &daemon{t: t, dir: dir, socket: filepath.Join(dir, "h.sock"), stderr: new(logBuffer), exited: make(chan struct{})}
-	d.cmd = exec.Command(filepath.Join(binDir, "hubd"), "--listen", "unix://"+d.socket, "--state", state)
-	d.cmd.Env = cleanEnv(dir)
-	d.cmd.Stderr = d.stderr
-	d.cmd.Stdout = d.stderr
-	if err := d.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		d.cmd.Wait()
-		close(d.exited)
-	}()
-	t.Cleanup(d.stop)
-	d.http = &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", d.socket)
-		},
-	}}
-	return d
-}
 
 // startHub runs hubd in dir with that state folder and waits until it answers.
 func startHub(t *testing.T, dir, state string) *daemon {
