@@ -36,23 +36,32 @@ func (h *hub) newCapnweb() *capnweb.Server {
 // spoken there while the session or the batch lasts.
 func (h *hub) admitCapnweb(r *http.Request) (capnweb.Admission, error) {
 	c := connOf(r)
-	var link *rpc.Link
+	begin, end := c.carries(rpc.Capnweb)
 	return capnweb.Admission{
-		Peer:  c.peer.Load(),
-		Quota: c.quota(),
-		Share: c.share,
-		OnLink: func(l *rpc.Link) {
-			link = l
-			c.speaks(rpc.Capnweb)
-			c.attach(l)
-		},
-		OnEnd: func() {
-			if link != nil {
-				c.link.CompareAndSwap(link, nil)
-				c.speaks(protocolHTTP) // the next request may be anything
-			}
-		},
+		Peer:   c.peer.Load(),
+		Quota:  c.quota(),
+		Share:  c.share,
+		OnLink: begin,
+		OnEnd:  end,
 	}, nil
+}
+
+// carries returns what the sessions of p on an HTTP connection are to tell: that
+// one has begun and that it has ended, after which the next request may be anything.
+func (c *conn) carries(p rpc.Protocol) (begin func(*rpc.Link), end func()) {
+	var link *rpc.Link
+	begin = func(l *rpc.Link) {
+		link = l
+		c.speaks(p)
+		c.attach(l)
+	}
+	end = func() {
+		if link != nil {
+			c.link.CompareAndSwap(link, nil)
+			c.speaks(protocolHTTP)
+		}
+	}
+	return begin, end
 }
 
 // onlySpoken hides a protocol from listeners that are restricted to others.

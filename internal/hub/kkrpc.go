@@ -43,29 +43,13 @@ func (h *hub) serveKkrpc(ctx context.Context, c *conn) error {
 // spoken there.
 func (h *hub) admitKkrpc(r *http.Request) (kkrpc.Admission, error) {
 	c := connOf(r)
-	var link *rpc.Link
+	begin, end := c.carries(rpc.Kkrpc)
 	return kkrpc.Admission{
-		Peer:  c.peer.Load(),
-		Quota: c.quota(),
-		OnLink: func(l *rpc.Link) {
-			link = l
-			c.speaks(rpc.Kkrpc)
-			c.attach(l)
-		},
-		OnEnd: func() {
-			if link != nil {
-				c.link.CompareAndSwap(link, nil)
-				c.speaks(protocolHTTP)
-			}
-		},
+		Peer:   c.peer.Load(),
+		Quota:  c.quota(),
+		OnLink: begin,
+		OnEnd:  end,
 	}, nil
-}
-
-// closeKkrpc ends the sessions that the HTTP server has handed over.
-func (h *hub) closeKkrpc() {
-	ctx, cancel := context.WithTimeout(context.Background(), closing)
-	defer cancel()
-	h.kkrpc.Close(ctx)
 }
 
 // stateProperties makes the keys of the state service readable and writable as

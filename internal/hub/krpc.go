@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -64,16 +63,6 @@ func (h *hub) serveKrpc(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	h.krpc.ServeHTTP(w, r)
-}
-
-// closeKrpc ends the requests that are being read and the calls that run.
-func (h *hub) closeKrpc() {
-	if h.krpc == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), closing)
-	defer cancel()
-	h.krpc.Close(ctx)
 }
 
 // admitKrpc says who sends a request, and notes on its connection what is

@@ -271,9 +271,7 @@ func (h *hub) shutdown(reason string) error {
 	h.newcomers.wait(newcomerWait)
 	h.drain(h.opts.Limits.Drain)
 	drained()
-	h.closeCapnweb()
-	h.closeKkrpc()
-	h.closeKrpc()
+	h.closeWeb()
 	h.stop(rpc.ErrShutdown)
 	left := h.open.close()
 	h.closeConnections(func(c *conn) bool { return c.protocolName() == "" }) // nothing was said, nothing is owed
@@ -293,11 +291,14 @@ func (h *hub) shutdown(reason string) error {
 	return nil
 }
 
-// closeCapnweb ends the sessions that the HTTP server has handed over.
-func (h *hub) closeCapnweb() {
-	ctx, cancel := context.WithTimeout(context.Background(), closing)
-	defer cancel()
-	h.capnweb.Close(ctx)
+// closeWeb ends what the HTTP server has handed over: sessions, and requests
+// that are being read or answered.
+func (h *hub) closeWeb() {
+	for _, end := range []func(context.Context) error{h.capnweb.Close, h.kkrpc.Close, h.krpc.Close} {
+		ctx, cancel := context.WithTimeout(context.Background(), closing)
+		_ = end(ctx) // whoever is late is closed with the connections
+		cancel()
+	}
 }
 
 // drain waits until no call runs that ends by itself, but no longer than limit.
