@@ -10,12 +10,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hubd-dev/hubd/client"
+	"github.com/hubd-dev/hubd/internal/build"
 )
 
 func newBugreport(a *app) *cobra.Command {
@@ -77,7 +77,7 @@ func (a *app) gather(ctx context.Context, t *tar.Writer) error {
 		_, err = io.Copy(t, bytes.NewReader(content))
 		return err
 	}
-	about := fmt.Sprintf("hubctl %s %s %s/%s\nmade %s\n", versionText(), runtime.Version(), runtime.GOOS, runtime.GOARCH, time.Now().UTC().Format(time.RFC3339))
+	about := fmt.Sprintf("%s\nmade %s\n", build.Line("hubctl"), time.Now().UTC().Format(time.RFC3339))
 	if err := put("about.txt", []byte(about)); err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hubd-dev/hubd/client"
+	"github.com/hubd-dev/hubd/internal/build"
 )
 
 // Levels of a finding, as hub.diagnose has them.
@@ -210,8 +211,8 @@ func userName() string {
 func (a *app) checkVersion(c *client.Client) finding {
 	software := oneLine(c.Server().Software)
 	_, hub, _ := strings.Cut(software, "/")
-	mine := versionText()
-	if hub == "" || mine == hub || strings.Contains(hub, "devel") || strings.Contains(mine, "devel") || strings.Contains(mine, "-0.") {
+	mine := build.Version()
+	if !build.Skewed(mine, hub) {
 		return finding{Name: "version", Level: levelOK, Detail: fmt.Sprintf("hubctl %s, %s", mine, software)}
 	}
 	return finding{"version", levelWarn, fmt.Sprintf("hubctl %s, %s", mine, software), "take both from one release; after an update restart the hub"}

@@ -4,27 +4,14 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"runtime/debug"
 	"strings"
 	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hubd-dev/hubd/client"
+	"github.com/hubd-dev/hubd/internal/build"
 )
-
-// version is set by the release build; without it the module's version is told.
-var version string
-
-func versionText() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
-}
 
 // app is one run of the program.
 type app struct {
@@ -64,7 +51,7 @@ context says ("hubctl context"), else at the socket of this user's hub
   hubctl attach demo                          follow a session
   hubctl run -d --session build -- make       run a program as a session
   hubctl wait --timeout 10s && hubctl status  wait for the hub, then look`,
-		Version:       versionText(),
+		Version:       build.Version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
@@ -82,7 +69,7 @@ context says ("hubctl context"), else at the socket of this user's hub
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	root.SetVersionTemplate("hubctl {{.Version}}\n")
+	root.SetVersionTemplate(build.Line("hubctl") + "\n")
 	root.SetHelpTemplate(helpTemplate)
 	// The examples stand at the top already.
 	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), usageExamples, "", 1))
@@ -287,8 +274,7 @@ func (a *app) dial(ctx context.Context) (*client.Client, error) {
 // warnSkew says once when hub and hubctl are not of one release.
 func (a *app) warnSkew(software string) {
 	name, hub, _ := strings.Cut(software, "/")
-	if name != "hubd" || version == "" || hub == "" || strings.Contains(hub, "devel") || hub == version {
-		return
+	if mine := build.Version(); name == "hubd" && build.Skewed(mine, hub) {
+		fmt.Fprintf(a.err, "hubctl: warning: this is hubctl %s, the hub is hubd %s\n", mine, hub)
 	}
-	fmt.Fprintf(a.err, "hubctl: warning: this is hubctl %s, the hub is hubd %s\n", version, hub)
 }

@@ -13,7 +13,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -23,6 +22,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"github.com/hubd-dev/hubd/internal/build"
 	"github.com/hubd-dev/hubd/internal/hub"
 )
 
@@ -49,7 +49,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		usage(stdout, command.flags)
 		return hub.ExitOK
 	case command.version:
-		fmt.Fprintln(stdout, versionLine())
+		fmt.Fprintln(stdout, build.Line("hubd"))
 		return hub.ExitOK
 	}
 	o, err := command.load()
@@ -60,7 +60,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if command.source.File == "" && command.source.Dir == "" {
 		o.Load = nil // nothing to read anew
 	}
-	o.Version = version()
+	o.Version = build.Version()
 	o.Notify = func(state string) { _, _ = daemon.SdNotify(false, state) } // a manager that has left needs no news
 	if o.Watchdog, err = daemon.SdWatchdogEnabled(false); err != nil {
 		fmt.Fprintf(stderr, "hubd: WATCHDOG_USEC: %v; there is no watchdog\n", err)
@@ -237,22 +237,3 @@ func (v *value) Set(s string) error {
 }
 
 func (v *value) Type() string { return v.key.Arg }
-
-// release is set by the release build (internal/release).
-var release string
-
-// version is what the binary was built from, as far as the build tells.
-func version() string {
-	if release != "" {
-		return release
-	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
-		return "devel"
-	}
-	return info.Main.Version
-}
-
-func versionLine() string {
-	return fmt.Sprintf("hubd %s %s %s/%s", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-}

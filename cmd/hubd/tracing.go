@@ -10,6 +10,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/hubd-dev/hubd/internal/build"
 )
 
 // tracing returns the tracer of the hub and what sends the last spans, nil and
@@ -25,7 +27,7 @@ func tracing(ctx context.Context) (trace.Tracer, func(), error) {
 		return nil, nil, err
 	}
 	about, err := resource.Merge(
-		resource.NewSchemaless(attribute.String("service.name", "hubd"), attribute.String("service.version", version())),
+		resource.NewSchemaless(attribute.String("service.name", "hubd"), attribute.String("service.version", build.Version())),
 		resource.Environment(), // OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win
 	)
 	if err != nil {

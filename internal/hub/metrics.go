@@ -3,13 +3,13 @@ package hub
 import (
 	"errors"
 	"runtime"
-	"runtime/debug"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/hubd-dev/hubd/internal/build"
 	"github.com/hubd-dev/hubd/internal/filesvc"
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/capnweb"
@@ -129,7 +129,7 @@ func newMetrics(version string, protocols []rpc.Protocol) *metrics {
 	m.configGood = m.gauge("hubd_config_last_reload_successful", "1 when the last reload of the configuration was taken over or none was tried, else 0.")
 	m.configGood.Set(1)
 
-	revision, modified := buildRevision()
+	revision, modified := build.Revision()
 	build := m.gauges("hubd_build_info", "What runs here; the value is always 1.", "version", "revision", "modified", "goversion")
 	build.WithLabelValues(version, revision, modified, runtime.Version()).Set(1)
 
@@ -383,20 +383,4 @@ func (m *metrics) histograms(name, help string, buckets []float64, labels ...str
 	}, labels)
 	m.register(v)
 	return v
-}
-
-// buildRevision says what the binary was built from.
-func buildRevision() (revision, modified string) {
-	revision, modified = "unknown", "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			switch s.Key {
-			case "vcs.revision":
-				revision = s.Value
-			case "vcs.modified":
-				modified = s.Value
-			}
-		}
-	}
-	return revision, modified
 }
