@@ -23,6 +23,9 @@ fi
 want python3 python3 # the clients of tests/interop
 want chromium chromium # pages that call the hub
 want ip iproute2 # networks that are cut
+want zsh zsh           # hubctl's completions, in the shells themselves
+want fish fish
+[ -e /usr/share/bash-completion/bash_completion ] || missing="$missing bash-completion"
 
 if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && have apt-get; then
 	echo "prepare: installing$missing"

@@ -36,17 +36,24 @@ type terminal struct {
 func onTerminal(t *testing.T, d *daemon, cols, rows int, args ...string) *terminal {
 	t.Helper()
 	programs(t)
+	cmd := exec.Command(filepath.Join(binDir, "hubctl"), args...)
+	cmd.Env = append(cleanEnv(d.dir), "HUBD_SOCKET="+d.socket, "TERM=xterm-256color", "USER=ada")
+	return commandOnTerminal(t, cmd, cols, rows)
+}
+
+// commandOnTerminal runs cmd, whose environment is set, on a terminal of that size.
+func commandOnTerminal(t *testing.T, cmd *exec.Cmd, cols, rows int) *terminal {
+	t.Helper()
 	master, tty, err := pty.Open()
 	if err != nil {
 		t.Skipf("no pseudo-terminal: %v", err)
 	}
-	x := &terminal{t: t, name: strings.Join(args, " "), master: master, tty: tty, screen: vt.New(cols, rows), exited: make(chan struct{})}
+	name := filepath.Base(cmd.Path) + " " + strings.Join(cmd.Args[1:], " ")
+	x := &terminal{t: t, name: name, cmd: cmd, master: master, tty: tty, screen: vt.New(cols, rows), exited: make(chan struct{})}
 	if err := pty.Setsize(master, &pty.Winsize{Cols: uint16(cols), Rows: uint16(rows)}); err != nil {
 		t.Fatal(err)
 	}
 	x.before = x.mode()
-	x.cmd = exec.Command(filepath.Join(binDir, "hubctl"), args...)
-	x.cmd.Env = append(cleanEnv(d.dir), "HUBD_SOCKET="+d.socket, "TERM=xterm-256color", "USER=ada")
 	x.cmd.Stdin, x.cmd.Stdout, x.cmd.Stderr = tty, tty, tty
 	x.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := x.cmd.Start(); err != nil {
