@@ -29,7 +29,7 @@ build: ## Build bin/hubd and bin/hubctl as they are released
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hubd ./cmd/hubd
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hubctl ./cmd/hubctl
 
-packages: ## Make .deb, .rpm, archives, bills of materials and checksums in dist/
+packages: ## Make packages, archives, an image, bills of materials and checksums in dist/
 	$(GO) run ./internal/release -out dist $(if $(VERSION),-version $(VERSION))
 
 prepare: ## Install what the tests need, or say what is missing

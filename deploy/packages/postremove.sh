@@ -11,6 +11,7 @@ if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	systemctl reset-failed hubd.service hubd.socket >/dev/null 2>&1 || true
 fi
+rm -rf /run/hubd # of tmpfiles.d
 if [ "$1" = purge ]; then
 	rm -rf /var/lib/hubd /etc/hubd
 fi

@@ -1,18 +1,22 @@
 // Command release builds what is handed out: programs, manual pages,
 // completions, packages, archives, bills of materials and checksums.
 //
-//	go run ./internal/release [-out dist] [-version V] [-arch amd64,arm64] [-formats deb,rpm]
+//	go run ./internal/release [-out dist] [-version V] [-arch amd64,arm64] [-formats deb,rpm,apk,image] [-clients darwin/arm64]
 //
-// The same source and version give the same bytes, in any folder: programs are
+// The same commit and version give the same bytes, in any folder: programs are
 // built with -trimpath and without cgo, archives have sorted entries and the
-// time of the last commit. The path of one release:
+// time of the commit. The path of one release:
 //
-//	main.go     what to do, in order
-//	build.go    the programs and the tree of files that every package has
-//	pages.go    hubd(8) and hubd.yaml(5); hubctl writes its own
-//	archive.go  tar.gz and SHA256SUMS
-//	sbom.go     a CycloneDX bill of the modules in a program
-//	nfpm.go     .deb and .rpm
+//	main.go        what to do, in order
+//	source.go      version, commit and time, from git
+//	build.go       the programs and the tree of files that every package has
+//	pages.go       hubd(8) and hubd.yaml(5); hubctl writes its own
+//	archive.go     tar.gz and SHA256SUMS
+//	sbom.go        a CycloneDX bill of the modules in a program
+//	nfpm.go        .deb, .rpm and .apk
+//	image.go       an image for containers
+//	brew.go        a formula for Homebrew
+//	provenance.go  what all of it was made of, as in-toto and SLSA write it
 package main
 
 import (
@@ -24,10 +28,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
-	"time"
 )
 
 func main() {
@@ -37,36 +38,53 @@ func main() {
 	flag.StringVar(&r.out, "out", "dist", "folder to write to; what is there is replaced")
 	flag.StringVar(&r.version, "version", "", "version, such as 1.2.3; \"\": from git")
 	arch := flag.String("arch", "amd64,arm64", "processors to build for")
-	formats := flag.String("formats", "deb,rpm", "packages to make, which needs the Go module proxy; \"\": none")
+	formats := flag.String("formats", "deb,rpm,apk,image", "packages to make: deb, rpm and apk need the Go module proxy; \"\": none")
+	clients := flag.String("clients", "darwin/amd64,darwin/arm64", "systems to build hubctl alone for; \"\": none")
+	flag.StringVar(&r.builder, "builder", repository+"/tree/main/internal/release", "URI of who builds, for the provenance")
 	flag.Parse()
-	r.archs = strings.Split(*arch, ",")
-	r.formats = strings.FieldsFunc(*formats, func(c rune) bool { return c == ',' })
+	r.formats = listOf(*formats)
+	for _, a := range listOf(*arch) {
+		r.targets = append(r.targets, tree{goos: "linux", arch: a})
+	}
+	for _, c := range listOf(*clients) {
+		goos, arch, _ := strings.Cut(c, "/")
+		r.targets = append(r.targets, tree{goos: goos, arch: arch})
+	}
 	if err := r.make(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "release:", err)
 		os.Exit(1)
 	}
 }
 
+// listOf splits text at commas; "" is an empty list.
+func listOf(text string) []string {
+	return strings.FieldsFunc(text, func(c rune) bool { return c == ',' })
+}
+
 // release is one run.
 type release struct {
 	out     string
 	version string // without a v
-	archs   []string
-	formats []string // of packages
+	targets []tree // without their roots
+	formats []string
+	builder string
 
-	date  time.Time // of the source
-	stage string    // where trees of files are put together
+	source
+	compile func(ctx context.Context, t tree, program, to string) error // nil: r.build
+	stage   string                                                      // where trees of files are put together
 }
 
-func (r *release) make(ctx context.Context) (err error) {
-	if r.version == "" {
-		r.version = describe(ctx)
-	}
-	if !versionForm.MatchString(r.version) {
-		return fmt.Errorf("version %q: expected one such as 1.2.3 or 1.2.3~rc1", r.version)
-	}
-	if r.date, err = sourceDate(ctx); err != nil {
+func (r *release) make(ctx context.Context) error {
+	if err := r.check(ctx); err != nil {
 		return err
+	}
+	return r.produce(ctx)
+}
+
+// produce writes all files of the release.
+func (r *release) produce(ctx context.Context) (err error) {
+	if r.compile == nil {
+		r.compile = r.build
 	}
 	if r.out, err = filepath.Abs(r.out); err != nil {
 		return err
@@ -82,66 +100,60 @@ func (r *release) make(ctx context.Context) (err error) {
 	if err := r.makePages(ctx, pages); err != nil {
 		return err
 	}
-	for _, arch := range r.archs {
-		t := tree{root: filepath.Join(r.stage, arch), arch: arch}
-		if err := r.fill(ctx, t, pages); err != nil {
+	for i := range r.targets {
+		r.targets[i].root = filepath.Join(r.stage, r.targets[i].goos+"-"+r.targets[i].arch)
+		if err := r.target(ctx, r.targets[i], pages); err != nil {
 			return err
 		}
-		if err := r.archive(t); err != nil {
-			return err
-		}
-		if err := r.bills(t); err != nil {
-			return err
-		}
-		for _, format := range r.formats {
-			if err := r.pack(ctx, t, format); err != nil {
+	}
+	return errors.Join(r.formula(), r.provenance(r.targets), r.checksums())
+}
+
+// check reads the source and refuses what cannot be made before anything is.
+func (r *release) check(ctx context.Context) (err error) {
+	if r.source, err = readSource(ctx); err != nil {
+		return err
+	}
+	if r.version == "" {
+		r.version = describe(ctx)
+	}
+	if !versionForm.MatchString(r.version) {
+		return fmt.Errorf("version %q: expected one such as 1.2.3 or 1.2.3~rc1", r.version)
+	}
+	for _, format := range r.formats {
+		switch format {
+		case "deb", "rpm", "image":
+		case "apk":
+			if _, err := alpineVersion(r.version); err != nil {
 				return err
 			}
+		default:
+			return fmt.Errorf("format %q: expected deb, rpm, apk or image", format)
 		}
 	}
-	return r.checksums()
+	return nil
 }
 
-// versionForm is what Debian and RPM both take.
-var versionForm = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(~[0-9A-Za-z.]+)?(\+[0-9A-Za-z.]+)?$`)
-
-// described is what git describe prints for a tag such as v1.2.3, and after it.
-var described = regexp.MustCompile(`^v([0-9]+\.[0-9]+\.[0-9]+)(?:-([0-9]+)-g([0-9a-f]+))?$`)
-
-// describe makes a version of what git knows: 1.2.3 at the tag v1.2.3,
-// 1.2.3+7.abcdef seven commits later, 0.0.0+abcdef without any tag.
-func describe(ctx context.Context) string {
-	if out, err := exec.CommandContext(ctx, "git", "describe", "--tags", "--match=v*", "--abbrev=12").Output(); err == nil {
-		if m := described.FindStringSubmatch(strings.TrimSpace(string(out))); m != nil {
-			if m[2] == "" {
-				return m[1]
-			}
-			return m[1] + "+" + m[2] + "." + m[3]
+// target makes everything for one system and processor.
+func (r *release) target(ctx context.Context, t tree, pages string) error {
+	if err := r.fill(ctx, t, pages); err != nil {
+		return err
+	}
+	if err := errors.Join(r.archive(t), r.bills(t)); err != nil || t.goos != "linux" {
+		return err
+	}
+	for _, format := range r.formats {
+		var err error
+		if format == "image" {
+			err = r.image(t)
+		} else {
+			err = r.pack(ctx, t, format)
+		}
+		if err != nil {
+			return err
 		}
 	}
-	if out, err := exec.CommandContext(ctx, "git", "rev-parse", "--short=12", "HEAD").Output(); err == nil {
-		return "0.0.0+" + strings.TrimSpace(string(out))
-	}
-	return "0.0.0"
-}
-
-// sourceDate is the time that files in packages have: SOURCE_DATE_EPOCH, or
-// that of the last commit.
-func sourceDate(ctx context.Context) (time.Time, error) {
-	text := os.Getenv("SOURCE_DATE_EPOCH")
-	if text == "" {
-		if out, err := exec.CommandContext(ctx, "git", "log", "-1", "--format=%ct").Output(); err == nil {
-			text = strings.TrimSpace(string(out))
-		}
-	}
-	if text == "" {
-		text = "0" // an unpacked archive
-	}
-	seconds, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("SOURCE_DATE_EPOCH: %w", err)
-	}
-	return time.Unix(seconds, 0).UTC(), nil
+	return nil
 }
 
 // run runs a program, whose output is shown when it fails.

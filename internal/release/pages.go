@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/cpuguy83/go-md2man/v2/md2man"
 
@@ -15,11 +16,32 @@ import (
 
 // makePages writes man/ and completions/ below dir.
 func (r *release) makePages(ctx context.Context, dir string) error {
-	if err := run(ctx, []string{"GOFLAGS="}, "go", "run", "-tags=pages", "./cmd/hubctl", dir); err != nil {
+	if err := run(ctx, []string{"GOFLAGS="}, "go", "run", "-trimpath", "-tags=pages", "./cmd/hubctl", dir); err != nil {
 		return err
 	}
 	for name, text := range map[string]string{"hubd.8": daemonPage(), "hubd.yaml.5": configPage()} {
 		if err := os.WriteFile(filepath.Join(dir, "man", name), md2man.Render([]byte(text)), 0o644); err != nil {
+			return err
+		}
+	}
+	return r.datePages(filepath.Join(dir, "man"))
+}
+
+// datePages gives each manual page of dir the day of the source, which the
+// commands that they are built from do not know.
+func (r *release) datePages(dir string) error {
+	pages, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, p := range pages {
+		path := filepath.Join(dir, p.Name())
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		text = bytes.Replace(text, []byte(` "" "hubd"`), []byte(` "`+r.date.Format(time.DateOnly)+`" "hubd"`), 1)
+		if err := os.WriteFile(path, text, 0o644); err != nil {
 			return err
 		}
 	}

@@ -2,8 +2,6 @@ package main
 
 import (
 	"debug/buildinfo"
-	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -56,7 +54,7 @@ type dependency struct {
 
 // bills writes one bill for each program of t.
 func (r *release) bills(t tree) error {
-	for _, program := range []string{"hubd", "hubctl"} {
+	for _, program := range t.programs() {
 		path := t.path("usr/bin/" + program)
 		b, err := billOf(path, r.version, r.date)
 		if err != nil {
@@ -66,7 +64,7 @@ func (r *release) bills(t tree) error {
 		if err != nil {
 			return err
 		}
-		name := fmt.Sprintf("%s_%s_linux_%s.cdx.json", program, r.version, t.arch)
+		name := fmt.Sprintf("%s_%s_%s_%s.cdx.json", program, r.version, t.goos, t.arch)
 		if err := os.WriteFile(filepath.Join(r.out, name), append(text, '\n'), 0o644); err != nil {
 			return err
 		}
@@ -84,9 +82,8 @@ func billOf(path, version string, date time.Time) (*bill, error) {
 	if err != nil {
 		return nil, err
 	}
-	purl := func(path, version string) string { return "pkg:golang/" + path + "@" + version }
 	root := component{
-		Type: "application", Name: filepath.Base(path), Version: version, PURL: purl(info.Main.Path, "v"+version),
+		Type: "application", Name: filepath.Base(path), Version: version, PURL: moduleURL(info.Main.Path, "v"+version),
 		Hashes: []hash{{"SHA-256", sum}},
 	}
 	root.Ref = root.PURL + "#" + strings.TrimPrefix(info.Path, info.Main.Path+"/")
@@ -98,17 +95,16 @@ func billOf(path, version string, date time.Time) (*bill, error) {
 	}
 	goVersion := strings.TrimPrefix(info.GoVersion, "go")
 	list := []component{{
-		Type: "library", Ref: purl("std", goVersion), Name: "std", Version: goVersion, PURL: purl("std", goVersion),
+		Type: "library", Ref: moduleURL("std", goVersion), Name: "std", Version: goVersion, PURL: moduleURL("std", goVersion),
 	}}
 	for _, m := range info.Deps {
 		if m.Replace != nil {
 			m = m.Replace
 		}
-		c := component{Type: "library", Name: m.Path, Version: m.Version, PURL: purl(m.Path, m.Version)}
+		c := component{Type: "library", Name: m.Path, Version: m.Version, PURL: moduleURL(m.Path, m.Version)}
 		c.Ref = c.PURL
-		// "h1:" is the SHA-256 of the list of the hashes of the module's files.
-		if raw, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(m.Sum, "h1:")); err == nil && len(raw) == 32 {
-			c.Hashes = []hash{{"SHA-256", hex.EncodeToString(raw)}}
+		if sum := hashOf(m.Sum); sum != "" {
+			c.Hashes = []hash{{"SHA-256", sum}}
 		}
 		list = append(list, c)
 	}
