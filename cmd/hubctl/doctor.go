@@ -199,6 +199,17 @@ func ownersOf(st fs.FileInfo) (owner, group string) {
 	return owner, group
 }
 
+// ownSocket reports whether the hub at path lets this user in, whatever its
+// configuration says.
+func ownSocket(path string) bool {
+	st, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	return os.Geteuid() == 0 || ok && int(sys.Uid) == os.Geteuid()
+}
+
 // userName is the name of this user, or its number.
 func userName() string {
 	if u, err := user.Current(); err == nil {

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hubd-dev/hubd/client"
 )
 
 // Whatever is wrong with the units comes with the command that mends it.
@@ -76,5 +79,38 @@ func TestCheckSocket(t *testing.T) {
 	}
 	if fix := permissionFix(filepath.Join(dir, "own")); !strings.Contains(fix, "mode=0660") {
 		t.Errorf("the fix for a socket of one user is %q", fix)
+	}
+}
+
+// A hub that hangs up on its own user has a reason of another kind than one
+// that does so on a stranger.
+func TestHintForAHubThatHangsUp(t *testing.T) {
+	dir, err := os.MkdirTemp("", "hub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path := filepath.Join(dir, "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() { // ends with the listener
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	got := hubctl(t, path, "", "ping")
+	if got.code != exitUnreachable || !strings.Contains(got.err, "it hangs up") || !strings.Contains(got.err, "hint: it may have no room") {
+		t.Errorf("own socket: %+v", got)
+	}
+	stranger := unreachable{client.Address{Network: "unix", Path: filepath.Join(dir, "gone")}, io.EOF} // whose owner is not known
+	if hint := stranger.hint(); !strings.Contains(hint, "peers: [") {
+		t.Errorf("of a stranger: %q", hint)
 	}
 }

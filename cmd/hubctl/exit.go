@@ -80,11 +80,11 @@ func (e unreachable) Error() string {
 		where = e.addr.String()
 	}
 	reason := e.err.Error()
-	if e.hungUp() {
-		reason = "it hangs up"
-	}
 	if errno, ok := errors.AsType[syscall.Errno](e.err); ok {
 		reason = errno.Error()
+	}
+	if e.hungUp() {
+		reason = "it hangs up"
 	}
 	return fmt.Sprintf("cannot reach %s: %s", where, reason)
 }
@@ -99,6 +99,8 @@ func (e unreachable) hint() string {
 	switch {
 	case lookup:
 		return "no machine of that name is known: see --socket, HUBD_SOCKET and \"hubctl context ls\""
+	case e.hungUp() && e.addr.Network == "unix" && ownSocket(e.addr.Path):
+		return "it may have no room for another connection: its log says why it hangs up"
 	case e.hungUp() && e.addr.Network == "unix":
 		return "it lets in its own user, root and whom its configuration names: peers: [" + userName() + "=read,call]"
 	case errors.Is(e.err, fs.ErrNotExist):
