@@ -49,23 +49,19 @@ func (v *view) follow(protocol rpc.Protocol, p []byte) (before, plain []byte) {
 func shownOf(before, p []byte) []byte {
 	shown := min(len(p), monitorRaw)
 	text := append(bytes.Clone(before), p...)
-	if word := []byte("authenticate"); bytes.Contains(text, word) {
-		return onlyWord(p[:shown], word)
+	if authenticates.Match(text) {
+		return onlyWord(p[:shown])
 	}
 	return redact(text[:len(before)+shown])[len(before):]
 }
 
-// onlyWord returns p with asterisks in the place of everything but word.
-func onlyWord(p, word []byte) []byte {
+// onlyWord returns p with asterisks in the place of everything but the word.
+func onlyWord(p []byte) []byte {
 	out := bytes.Repeat([]byte("*"), len(p))
-	for at := 0; ; at += len(word) {
-		i := bytes.Index(p[at:], word)
-		if i < 0 {
-			return out
-		}
-		at += i
-		copy(out[at:], word)
+	for _, m := range authenticates.FindAllSubmatchIndex(p, -1) {
+		copy(out[m[2]:m[3]], p[m[2]:m[3]])
 	}
+	return out
 }
 
 // isMasked reports whether p begins with a frame of a WebSocket client. No
@@ -137,6 +133,8 @@ func (v *view) head(p []byte) int {
 const secretName = `[\w.-]*(?:token|password|passwd|secret|authorization|api[_-]?key|private[_-]?key|credentials?|pmhparams)`
 
 var (
+	// the name of a method that authenticates, but not "unauthenticated"
+	authenticates = regexp.MustCompile(`(?:^|[^a-z])(authenticate)(?:[^a-z]|$)`)
 	// a token of a hub, behind its id
 	hubToken = regexp.MustCompile(`hubd_[a-z2-7]{8}_([a-z2-7]+)`)
 	// a header

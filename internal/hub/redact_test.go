@@ -62,9 +62,14 @@ func TestRedact(t *testing.T) {
 			}
 		}
 	}
-	const harmless = `{"action":"rpc_request","method":"math.add","params":{"tokens":5,"text":"hubd_calls_total"}}`
-	if got := string(shownOf(nil, []byte(harmless))); got != harmless {
-		t.Errorf("%q is shown as %q", harmless, got)
+	for _, harmless := range []string{
+		`{"action":"rpc_request","method":"math.add","params":{"tokens":5,"text":"hubd_calls_total"}}`,
+		`{"t":"r","id":"1","e":{"n":"PermissionDenied","code":"unauthenticated","ran":"no"}}`,
+		"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nhubd_calls_total{method=\"authenticated\"} 1\n",
+	} {
+		if got := string(shownOf(nil, []byte(harmless))); got != harmless {
+			t.Errorf("%q is shown as %q", harmless, got)
+		}
 	}
 }
 
