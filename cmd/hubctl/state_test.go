@@ -347,7 +347,7 @@ func TestProgress(t *testing.T) {
 		want bool
 	}{{"a terminal", true, time.Second, true}, {"no terminal", false, time.Second, false}, {"quick work", true, 0, false}} {
 		var out, talk lockedBuffer
-		a := &app{console: console{out: &out, err: &talk, errTTY: tt.tty}}
+		a := &app{console: console{out: &out, err: &talk, errTTY: tt.tty, getenv: func(string) string { return "" }}}
 		p := a.progress("backup", 100, false)
 		p.began = p.began.Add(-tt.ago)
 		p.add(50)
