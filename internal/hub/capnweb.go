@@ -28,6 +28,7 @@ func (h *hub) newCapnweb() *capnweb.Server {
 		BatchWait:  h.opts.Limits.CapnwebBatch,
 		Limits: capnweb.Limits{
 			MaxMessage: h.opts.Limits.CapnwebMessage, MaxEntries: h.opts.Limits.CapnwebEntries, MaxOps: h.opts.Limits.CapnwebOperations,
+			MaxHeld: h.opts.Limits.CapnwebValues,
 		},
 	})
 }

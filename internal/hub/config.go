@@ -233,6 +233,7 @@ var configKeys = []configKey{
 	number("outbox", "bytes that wait to be taken by one peer", func(l *Limits) *int { return &l.Outbox }),
 	number("capnweb_message", "bytes of one message or batch of Cap'n Web", func(l *Limits) *int { return &l.CapnwebMessage }),
 	number("capnweb_entries", "exports and imports of one session of Cap'n Web", func(l *Limits) *int { return &l.CapnwebEntries }),
+	number("capnweb_values", "bytes of values that one session of Cap'n Web keeps for its client", func(l *Limits) *int { return &l.CapnwebValues }),
 	number("capnweb_operations", "calls and property reads of one message of Cap'n Web", func(l *Limits) *int { return &l.CapnwebOperations }),
 	span("capnweb_batch", "time that a batch of Cap'n Web may wait for its answers", func(l *Limits) *time.Duration { return &l.CapnwebBatch }),
 	span("websocket_ping", "silence after which a client of Cap'n Web is asked whether it is there; twice that without an answer ends it",

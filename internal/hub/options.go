@@ -127,6 +127,7 @@ type Limits struct {
 	Outbox                     int           // bytes that wait for one peer
 	CapnwebMessage             int           // bytes of one message or batch of Cap'n Web
 	CapnwebEntries             int           // exports and imports of one session
+	CapnwebValues              int           // bytes of values that one session keeps for its client
 	CapnwebOperations          int           // calls and property reads of one message
 	CapnwebBatch               time.Duration // a batch may wait for its answers
 	WebSocketPing              time.Duration // of silence until a client of Cap'n Web is asked whether it is there
@@ -188,6 +189,7 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.Outbox, rpc.DefaultHard)
 	fill(&l.CapnwebMessage, capnweb.DefaultMaxMessage)
 	fill(&l.CapnwebEntries, capnweb.DefaultMaxEntries)
+	fill(&l.CapnwebValues, capnweb.DefaultMaxHeld)
 	fill(&l.CapnwebOperations, capnweb.DefaultMaxOps)
 	fill(&l.CapnwebBatch, capnweb.DefaultBatchWait)
 	fill(&l.WebSocketPing, capnweb.DefaultPing)
@@ -385,6 +387,7 @@ func (l Limits) validate() error {
 	check("outbox", int64(l.Outbox), 64<<10, 1<<32)
 	check("capnweb_message", int64(l.CapnwebMessage), 4<<10, 1<<30)
 	check("capnweb_entries", int64(l.CapnwebEntries), 16, 1<<24)
+	check("capnweb_values", int64(l.CapnwebValues), 1<<16, 1<<40)
 	check("capnweb_operations", int64(l.CapnwebOperations), 16, 1<<24)
 	check("state_value", int64(l.StateValue), 1<<10, 64<<20)
 	check("state_total", int64(l.StateTotal), 64<<10, 1<<40)

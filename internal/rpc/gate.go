@@ -30,6 +30,7 @@ const (
 	LimitMemory             = "memory"
 	LimitSubscriptions      = "subscriptions_per_connection"
 	LimitSubscriptionsUID   = "subscriptions_per_uid"
+	LimitHeldValues         = "capnweb_values"
 )
 
 // Default limits and times of calls (contract.md sections 4 and 6).

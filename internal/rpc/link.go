@@ -103,15 +103,15 @@ func (l *Link) refuse(c *Call, t Target) *Error {
 		return errDraining
 	case max(n, l.handlers.Load()) >= int64(or(g.CallsPerLink, DefaultCallsPerLink)):
 		// A handler that goes on after its call was cancelled counts, too.
-		return l.over(LimitCallsPerConnection, "too many calls in flight on this connection")
+		return l.Over(LimitCallsPerConnection, "too many calls in flight on this connection")
 	case c.quota != nil && c.quota.n.Load() >= int64(or(g.CallsPerUID, DefaultCallsPerUID)):
-		return l.over(LimitCallsPerUID, "too many calls in flight for this user")
+		return l.Over(LimitCallsPerUID, "too many calls in flight for this user")
 	case g.inFlight.Load() >= int64(or(g.Calls, DefaultCalls)):
-		return l.over(LimitCalls, "too many calls in flight")
+		return l.Over(LimitCalls, "too many calls in flight")
 	case l.Out != nil && l.Out.Busy():
-		return l.over(LimitOutbox, "too many bytes wait to be read by this client")
+		return l.Over(LimitOutbox, "too many bytes wait to be read by this client")
 	case g.scarce.Load() && !(isMethod && m.light() && c.Args.weight() <= smallRequest):
-		return l.over(LimitMemory, "the hub is short of memory")
+		return l.Over(LimitMemory, "the hub is short of memory")
 	}
 	switch {
 	case isMethod && !c.Peer.May(m):
@@ -144,9 +144,9 @@ func (c *Call) crowded() *Error {
 	l, g := c.link, c.link.gate
 	switch {
 	case l.subs.Load() >= int64(or(g.SubscriptionsPerLink, DefaultSubscriptionsPerLink)):
-		return l.over(LimitSubscriptions, "too many subscriptions on this connection")
+		return l.Over(LimitSubscriptions, "too many subscriptions on this connection")
 	case c.quota != nil && c.quota.subscriptions.Load() >= int64(or(g.SubscriptionsPerUID, DefaultSubscriptionsPerUID)):
-		return l.over(LimitSubscriptionsUID, "too many subscriptions of this user")
+		return l.Over(LimitSubscriptionsUID, "too many subscriptions of this user")
 	}
 	return nil
 }
@@ -172,7 +172,9 @@ func (c *Call) subscribe(by int64) {
 // because of a limit of its protocol.
 func (l *Link) Rejected(limit string) { l.gate.Rejected(limit) }
 
-func (l *Link) over(limit, message string) *Error {
+// Over makes the error of a call that is refused because of a limit, and tells
+// the observer. It must not be called under a lock.
+func (l *Link) Over(limit, message string) *Error {
 	l.gate.Rejected(limit)
 	return &Error{Code: CodeOverloaded, Message: message, Ran: RanNo}
 }

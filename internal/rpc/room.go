@@ -98,7 +98,7 @@ func (l *Link) wait(b *Batch, t Target, c *Call) {
 }
 
 func (l *Link) noRoom() *Error {
-	return l.over(LimitRequestMemory, "the arguments of running calls hold too much memory")
+	return l.Over(LimitRequestMemory, "the arguments of running calls hold too much memory")
 }
 
 // forget gives back what a call holds that may have been in the lobby.

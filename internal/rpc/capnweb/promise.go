@@ -20,10 +20,11 @@ type promise struct {
 	level int // of the chain of promises that waits for this one
 
 	// Guarded by Session.mu.
+	bytes   int // that the value takes; see held.go
 	holds   int // who needs the value; at 0 it is given back, or the call cancelled
 	settled bool
-	started bool // the call may be cancelled
-	missing int  // arguments that are not known yet
+	call    *rpc.Call // that runs and may be cancelled; it goes when p settles, since it holds its arguments
+	missing int       // arguments that are not known yet
 	queue   []func(*rpc.Batch)
 
 	done atomic.Bool // everything below is final
@@ -39,7 +40,7 @@ type promise struct {
 	get  bool
 	list []rpc.Value
 	args *payload
-	call rpc.Call
+	kept int // bytes of list and path that are counted
 }
 
 // trampoline is how many promises of a chain settle on one stack.
@@ -53,7 +54,12 @@ func settledWith(s *Session, b *rpc.Batch, pl *payload) *promise {
 	p := newPromise(s)
 	pl.v = pl.v.Own()
 	if len(pl.holes) == 0 {
-		p.value, p.refs, p.streams = pl.v, pl.refs, pl.streams
+		n := pl.size()
+		if !s.hold(n) {
+			pl.drop(rpc.ErrCancelled)
+			return failed(s, s.overHeld(rpc.RanNo))
+		}
+		p.value, p.refs, p.streams, p.bytes = pl.v, pl.refs, pl.streams, n
 		p.settled = true
 		p.done.Store(true)
 		return p
@@ -101,14 +107,24 @@ func (p *promise) after(q *promise, f func(*rpc.Batch)) bool {
 // its value back.
 func (p *promise) settle(b *rpc.Batch, pl *payload, fail *rpc.Error) {
 	s := p.s
+	n := 0
+	if fail == nil {
+		n = pl.size()
+	}
 	s.mu.Lock()
+	if fail == nil && !p.settled && !s.holdLocked(n) {
+		s.mu.Unlock()
+		pl.drop(rpc.ErrCancelled)
+		p.settle(b, new(payload), s.overHeld(rpc.RanYes))
+		return
+	}
 	if p.settled {
 		s.mu.Unlock()
 		pl.drop(rpc.ErrCancelled)
 		return
 	}
-	p.settled = true
-	p.value, p.refs, p.streams, p.fail = pl.v, pl.refs, pl.streams, fail
+	p.settled, p.call = true, nil
+	p.value, p.refs, p.streams, p.fail, p.bytes = pl.v, pl.refs, pl.streams, fail, n
 	far := p.level%trampoline == trampoline-1 && len(p.queue) > 0
 	s.mu.Unlock()
 	if far {
@@ -132,10 +148,18 @@ func (p *promise) wake(b *rpc.Batch) {
 	p.queue = nil
 	p.done.Store(true)
 	unused := p.holds == 0
+	if unused {
+		p.uncountLocked()
+	}
 	s.mu.Unlock()
 	if unused {
 		p.dispose()
 	}
+}
+
+func (p *promise) uncountLocked() {
+	p.s.held -= int64(p.bytes)
+	p.bytes = 0
 }
 
 func (p *promise) hold() *promise {
@@ -153,13 +177,16 @@ func (p *promise) unref() {
 	p.holds--
 	last := p.holds == 0
 	drop := last && p.done.Load()
-	cancel := last && p.started && !p.settled
+	running := p.call
+	if drop {
+		p.uncountLocked()
+	}
 	s.mu.Unlock()
 	switch {
 	case drop:
 		p.dispose()
-	case cancel:
-		p.call.Cancel(rpc.ErrCancelled)
+	case last && running != nil:
+		running.Cancel(rpc.ErrCancelled)
 	}
 }
 
@@ -190,18 +217,15 @@ func (p *promise) operate(b *rpc.Batch, base *promise, path []rpc.PathPart, get 
 	}
 	p.base, p.path, p.get, p.list, p.args = base, path, get, list, args
 	if !base.done.Load() {
-		p.ownArgs() // before anybody else may run it
+		if !p.keepArgs() { // before anybody else may run it
+			p.reject(b, p.s.overHeld(rpc.RanNo))
+			return
+		}
 		if base.after(p, p.follow) {
 			return
 		}
 	}
 	p.follow(b)
-}
-
-func (p *promise) ownArgs() {
-	for i := range p.list {
-		p.list[i] = p.list[i].Own()
-	}
 }
 
 // follow runs when base is settled.
@@ -228,6 +252,7 @@ func (p *promise) follow(b *rpc.Batch) {
 		out := payload{v: v}
 		err := p.adopt(&out)
 		p.finishBase()
+		p.endArgs(&out)
 		p.settle(b, &out, err)
 	case ok:
 		p.reach(b, r, nil)
@@ -277,6 +302,10 @@ func (p *promise) reach(b *rpc.Batch, r *rpc.Ref, path []rpc.PathPart) {
 // gather runs next when all holes in the arguments are filled; a rejected one
 // is the outcome of p, unchanged.
 func (p *promise) gather(b *rpc.Batch, next func(*rpc.Batch)) {
+	if !p.keepArgs() {
+		p.reject(b, p.s.overHeld(rpc.RanNo))
+		return
+	}
 	ready := func(b *rpc.Batch) {
 		p.s.mu.Lock()
 		p.missing--
@@ -287,7 +316,6 @@ func (p *promise) gather(b *rpc.Batch, next func(*rpc.Batch)) {
 		}
 	}
 	p.missing = len(p.args.holes) + 1
-	p.ownArgs()
 	for _, h := range p.args.holes {
 		if !h.after(p, ready) {
 			ready(b)
@@ -331,8 +359,7 @@ func (p *promise) start(b *rpc.Batch, t rpc.Target, path []rpc.PathPart) {
 		return
 	}
 	s := p.s
-	c := &p.call
-	c.Path, c.Get = path, p.get
+	c := &rpc.Call{Path: path, Get: p.get}
 	if main, ok := t.(*mainObject); ok && main == s.own {
 		m, refused := main.method(path, p.get)
 		switch {
@@ -356,8 +383,11 @@ func (p *promise) start(b *rpc.Batch, t rpc.Target, path []rpc.PathPart) {
 		return
 	}
 	s.mu.Lock()
-	p.started = true
-	cancel := p.holds == 0 && !p.settled
+	cancel := false
+	if !p.settled {
+		p.call = c
+		cancel = p.holds == 0
+	}
 	s.mu.Unlock()
 	if cancel {
 		c.Cancel(rpc.ErrCancelled)
@@ -371,7 +401,7 @@ func (p *promise) adopt(out *payload) *rpc.Error {
 	if _, raw := out.v.Raw(); raw || out.v.IsUndefined() {
 		return nil
 	}
-	return survey(out.v, func(node any) {
+	w := walker{visit: func(node any) {
 		switch n := node.(type) {
 		case *rpc.Ref:
 			if !slices.Contains(out.refs, n) {
@@ -380,7 +410,10 @@ func (p *promise) adopt(out *payload) *rpc.Error {
 		case rpc.Readable:
 			out.streams = append(out.streams, n)
 		}
-	})
+	}}
+	err := w.value(out.v, 0)
+	out.bytes = w.bytes
+	return err
 }
 
 // endArgs gives back what the arguments held, but for streams that are part of
@@ -390,7 +423,11 @@ func (p *promise) endArgs(result *payload) {
 	if args == nil {
 		return
 	}
-	p.args, p.list = nil, nil
+	p.args, p.list, p.path = nil, nil, nil
+	if p.kept > 0 {
+		p.s.unhold(p.kept)
+		p.kept = 0
+	}
 	if result != nil && len(result.streams) > 0 {
 		args.streams = slices.DeleteFunc(args.streams, func(s rpc.Readable) bool { return slices.Contains(result.streams, s) })
 	}

@@ -32,6 +32,11 @@ func (e *evaluator) remap(id int64, path []rpc.PathPart) (*promise, bool, bool, 
 		return nil, false, false, nil
 	}
 	text, _ := e.skip()
+	if !e.s.hold(len(text)) {
+		base.unref()
+		m.drop()
+		return failed(e.s, e.s.overHeld(rpc.RanNo)), false, true, nil
+	}
 	m.body = append([]byte(nil), text...) // the elements may come later
 	source := base
 	if len(path) > 0 {
@@ -109,6 +114,7 @@ func (m *mapping) drop() {
 	if m.source != nil {
 		m.source.unref()
 	}
+	m.p.s.unhold(len(m.body))
 }
 
 // run maps the value of the source, which is settled.

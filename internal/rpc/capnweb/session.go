@@ -16,6 +16,7 @@ const (
 	DefaultMaxMessage = 32 << 20
 	DefaultMaxEntries = 100000
 	DefaultMaxOps     = 10000
+	DefaultMaxHeld    = 128 << 20
 	DefaultBatchWait  = 30 * time.Second
 )
 
@@ -33,6 +34,7 @@ type Limits struct {
 	MaxMessage int // bytes of one WebSocket message or of one batch
 	MaxEntries int // exports and imports together
 	MaxOps     int // calls and property reads that one message asks for, those of maps included
+	MaxHeld    int // bytes of values that are kept for the peer
 }
 
 func (l Limits) withDefaults() Limits {
@@ -44,6 +46,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.MaxOps <= 0 {
 		l.MaxOps = DefaultMaxOps
+	}
+	if l.MaxHeld <= 0 {
+		l.MaxHeld = DefaultMaxHeld
 	}
 	return l
 }
@@ -84,6 +89,7 @@ type Session struct {
 	paid    chan struct{}
 	scratch []byte
 
+	held     int64 // bytes of values; see held.go
 	answered int64 // answers that the peer has not released
 	paidBack int64 // those that it has
 }

@@ -438,6 +438,7 @@ func FuzzSession(f *testing.F) {
 		if ex, im := s.Entries(); ex+im != 0 {
 			t.Fatalf("%d exports, %d imports are left", ex, im)
 		}
+		eventually(t, "values", func() bool { return heldBy(s) == 0 })
 		eventually(t, "counters", func() bool { return demo.Counters.Load() == 0 })
 		tp.mu.Lock()
 		defer tp.mu.Unlock()

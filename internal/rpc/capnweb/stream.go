@@ -306,9 +306,10 @@ type blobSink struct {
 	p    *promise
 	kind string
 
+	data []byte // of whoever feeds it, which is one goroutine at a time
+
 	mu   sync.Mutex
 	src  rpc.Source
-	data []byte
 	over bool
 }
 
@@ -320,17 +321,24 @@ func (c *blobSink) Item(b *rpc.Batch, v rpc.Value) {
 		data = []byte(s)
 	}
 	c.mu.Lock()
+	over := c.over
+	c.mu.Unlock()
+	if over {
+		return
+	}
 	var fail *rpc.Error
 	switch {
-	case c.over:
 	case err != nil:
 		fail = &rpc.Error{Code: rpc.CodeInvalidParams, Message: "a blob is made of bytes", Ran: rpc.RanNo}
 	case len(c.data)+len(data) > maxBlob:
 		fail = &rpc.Error{Code: rpc.CodeTooLarge, Message: "a blob may have 64 MiB", Ran: rpc.RanNo}
+	case !c.p.s.hold(len(data)):
+		fail = c.p.s.overHeld(rpc.RanNo)
 	default:
 		c.data = append(c.data, data...)
 	}
-	c.over = c.over || fail != nil
+	c.mu.Lock()
+	c.over = fail != nil
 	src := c.src
 	c.mu.Unlock()
 	switch {
@@ -351,12 +359,12 @@ func (c *blobSink) End(b *rpc.Batch, err *rpc.Error) {
 		return
 	}
 	c.over = true
-	data := c.data
 	c.mu.Unlock()
-	c.finish(b, &payload{v: rpc.TreeValue(Blob{c.kind, data})}, err)
+	c.finish(b, &payload{v: rpc.TreeValue(Blob{c.kind, c.data})}, err)
 }
 
 func (c *blobSink) finish(b *rpc.Batch, pl *payload, err *rpc.Error) {
+	c.p.s.unhold(len(c.data))
 	c.p.settle(b, pl, err)
 	c.p.unref()
 }

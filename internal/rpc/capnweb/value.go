@@ -83,6 +83,7 @@ type payload struct {
 	holes   []*promise     // stand in v; one hold each
 	refs    []*rpc.Ref     // one hold each
 	streams []rpc.Readable // unread, unless somebody has taken them
+	bytes   int            // of v in memory; 0 when nobody has looked
 }
 
 // drop gives everything back. It is called without locks.
