@@ -216,8 +216,8 @@ func (a *app) methodCommand(m methodInfo, name string) *cobra.Command {
 			return g.checkCount(args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return g.run(cmd.Context(), cmd.Flags(), args) },
-		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			return nil, g.completeArgument(len(args))
+		ValidArgsFunction: func(_ *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+			return g.completeArgument(len(args), toComplete)
 		},
 	}
 	g.addFlags(cmd)

@@ -168,17 +168,23 @@ func (g *generated) checkCount(args []string) error {
 	return nil
 }
 
-func (g *generated) completeArgument(n int) cobra.ShellCompDirective {
+func (g *generated) completeArgument(n int, toComplete string) ([]string, cobra.ShellCompDirective) {
 	words, _, stream := g.positional()
 	switch {
 	case n >= len(words) && stream != nil:
-		return cobra.ShellCompDirectiveDefault // a file
+		return nil, cobra.ShellCompDirectiveDefault // a file
 	case n < len(words):
 		if kind, _ := paramKind(words[n]); kind == "bytes" || kind == "object" {
-			return cobra.ShellCompDirectiveDefault
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		switch {
+		case words[n].Name == "session":
+			return g.app.completeSession(nil, nil, toComplete)
+		case words[n].Name == "key" && g.method.Service == "state":
+			return g.app.completeKey(nil, nil, toComplete)
 		}
 	}
-	return cobra.ShellCompDirectiveNoFileComp
+	return nil, cobra.ShellCompDirectiveNoFileComp
 }
 
 // params are the arguments as one JSON object, or an array where the method

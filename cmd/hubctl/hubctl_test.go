@@ -257,6 +257,7 @@ func TestLists(t *testing.T) {
 		{"__complete call math.add a:=1 ", []string{}},
 		{"__complete methods de", []string{"demo"}},
 		{"__complete attach d", []string{"demo"}},
+		{"__complete session info d", []string{"demo"}},
 		{"__complete describe ech", []string{"echo\t"}},
 		{"--help", []string{"hubctl methods"}},
 	}

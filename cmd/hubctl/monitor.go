@@ -115,7 +115,7 @@ func (e seen) text() string {
 		if method == "" {
 			method = "(no such method)"
 		}
-		fmt.Fprintf(&b, "%s  %5d %-8s call   %-28s %-10s %s", at, e.Conn, e.Protocol, oneLine(method), oneLine(e.Code),
+		fmt.Fprintf(&b, "%s  %5d %-8s call   %-25s %-10s %s", at, e.Conn, e.Protocol, oneLine(method), oneLine(e.Code),
 			time.Duration(e.Took*float64(time.Second)).Round(time.Microsecond))
 	case "frame":
 		arrow := "<-"
