@@ -56,13 +56,19 @@ func newAuthority(t *testing.T) *authority {
 // issue makes a certificate and its key, in PEM.
 func (a *authority) issue(name string, serial int64, uris ...string) (cert, key []byte) {
 	a.t.Helper()
+	return a.issueUntil(time.Now().Add(time.Hour), name, serial, uris...)
+}
+
+// issueUntil is issue with an end of one's choice.
+func (a *authority) issueUntil(end time.Time, name string, serial int64, uris ...string) (cert, key []byte) {
+	a.t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: end,
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
@@ -89,6 +95,16 @@ func (a *authority) pair(name string, uris ...string) []tls.Certificate {
 	a.t.Helper()
 	cert, key := a.issue(name, 7, uris...)
 	p, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return []tls.Certificate{p}
+}
+
+// pairUntil is pair with an end of one's choice.
+func (a *authority) pairUntil(name string, end time.Time) []tls.Certificate {
+	a.t.Helper()
+	p, err := tls.X509KeyPair(a.issueUntil(end, name, 8))
 	if err != nil {
 		a.t.Fatal(err)
 	}
