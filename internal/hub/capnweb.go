@@ -97,5 +97,5 @@ func (o capnwebObserver) SessionEnded(_ *capnweb.Session, err error) {
 	if capnweb.IsProtocolError(err) {
 		o.h.metrics.failedFrames.WithLabelValues(string(rpc.Capnweb), badMessage).Inc()
 	}
-	o.h.log.Info("session ended", zap.String("protocol", string(rpc.Capnweb)), zap.String("reason", rpc.CleanText(err.Error(), 200)))
+	o.h.log.Info("session ended", zap.String("protocol", string(rpc.Capnweb)), zap.String("reason", rpc.CleanText(capnweb.Plain(err), 200)))
 }

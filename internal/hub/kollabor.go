@@ -90,8 +90,11 @@ func (o *wireObserver) FailedFrame(reason frame.Reason, c *kollabor.Conn, err er
 	if o.h.monitors.any.Load() {
 		o.h.monitors.tell(monitorEvent{Event: sawFailedFrame, Protocol: string(rpc.Kollabor), Conn: c.ID, Reason: string(reason)})
 	}
-	o.h.log.Info("frame failed", zap.String("protocol", string(rpc.Kollabor)), zap.Uint64("conn", c.ID),
-		zap.String("reason", string(reason)), zap.NamedError("detail", err))
+	fields := []zap.Field{zap.String("protocol", string(rpc.Kollabor)), zap.Uint64("conn", c.ID), zap.String("reason", string(reason))}
+	if reason != frame.UnknownAction && reason != frame.Misplaced { // those repeat what the peer takes for an action
+		fields = append(fields, zap.NamedError("detail", err))
+	}
+	o.h.log.Info("frame failed", fields...)
 }
 
 func (o *wireObserver) Denied(c *kollabor.Conn, action string) {

@@ -1,7 +1,9 @@
 package hub
 
 import (
+	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -106,7 +108,16 @@ func (o callObserver) Late(*rpc.Call) { o.h.metrics.late.Inc() }
 
 func (o callObserver) Panic(c *rpc.Call, value any, stack []byte) {
 	o.h.metrics.panics.Inc()
-	o.h.log.Error("handler panicked", callFields(c, nil, zap.Any("panic", value), zap.ByteString("stack", stack))...)
+	o.h.log.Error("handler panicked", callFields(c, nil, zap.String("panic", panicText(value)), zap.ByteString("stack", stack))...)
+}
+
+// panicText says what a handler panicked with, if the runtime says so: any other
+// value may have been made of what the handler was called with.
+func panicText(value any) string {
+	if e, ok := value.(runtime.Error); ok {
+		return e.Error()
+	}
+	return fmt.Sprintf("a value of type %T", value)
 }
 
 func (o callObserver) Rejected(limit string) { o.h.metrics.rejected(limit) }

@@ -3,6 +3,7 @@ package capnweb
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
@@ -11,18 +12,34 @@ import (
 type protocolError struct {
 	name    string // of the JavaScript error
 	message string
+	quote   string // what message repeats of the peer's; not for logs
 }
 
 func (e *protocolError) Error() string { return e.message }
 
 // broken makes a protocol error of JavaScript's class Error.
 func broken(format string, args ...any) *protocolError {
-	return &protocolError{"Error", fmt.Sprintf(format, args...)}
+	return &protocolError{name: "Error", message: fmt.Sprintf(format, args...)}
+}
+
+// quoting makes a protocol error that repeats text of the peer, at the verb %s.
+func quoting(name, format string, text []byte) *protocolError {
+	quote := clip(text)
+	return &protocolError{name, fmt.Sprintf(format, quote), quote}
+}
+
+// Plain is the text of why a session ended, for logs: what it repeats of the
+// peer's messages, which may be anybody's data, is left out.
+func Plain(err error) string {
+	if e, ok := errors.AsType[*protocolError](err); ok && e.quote != "" {
+		return strings.Replace(e.message, e.quote, "...", 1)
+	}
+	return err.Error()
 }
 
 // unknown is the protocol error of an array that stands for no value.
 func unknown(text []byte) *protocolError {
-	return &protocolError{"TypeError", "unknown special value: " + clip(text)}
+	return quoting("TypeError", "unknown special value: %s", text)
 }
 
 // clip shortens text of the peer for a message.

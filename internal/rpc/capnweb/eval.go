@@ -31,7 +31,7 @@ const (
 	maxBigIntLength = 16384           // digits and sign
 )
 
-var errDeep = &protocolError{"TypeError", "Deserialization exceeded maximum allowed message depth of 256."}
+var errDeep = &protocolError{name: "TypeError", message: "Deserialization exceeded maximum allowed message depth of 256."}
 
 // spend takes one operation from the budget of the message.
 func (e *evaluator) spend(n int) error {
@@ -352,7 +352,7 @@ func (e *evaluator) reference(tag string) (p *promise, stub, ok bool, err error)
 	id, isInt := e.integer()
 	if !isInt {
 		if c := e.b[from]; c == '-' || c >= '0' && c <= '9' {
-			return nil, false, false, broken("no such entry on exports table: %s", clip(e.b[from:e.i]))
+			return nil, false, false, quoting("Error", "no such entry on exports table: %s", e.b[from:e.i])
 		}
 		return nil, false, false, nil
 	}

@@ -20,7 +20,7 @@ func (e *evaluator) url() (any, bool, error) {
 		return nil, false, nil
 	}
 	if !validURL(text) {
-		return nil, false, &protocolError{"TypeError", "Invalid URL"}
+		return nil, false, &protocolError{name: "TypeError", message: "Invalid URL"}
 	}
 	e.s.isModern()
 	return URL(text), true, nil
@@ -47,7 +47,7 @@ func (e *evaluator) headers() (Headers, bool, error) {
 			return nil, false, nil
 		}
 		if !isToken(name) || !validHeaderText(strings.Trim(value, " \t\r\n")) {
-			return nil, false, &protocolError{"TypeError", "invalid header: " + clip([]byte(name))}
+			return nil, false, quoting("TypeError", "invalid header: %s", []byte(name))
 		}
 		h = append(h, [2]string{name, value})
 	}
@@ -107,7 +107,7 @@ func (e *evaluator) init(check func(name string, x any) (known, ok bool)) (*rpc.
 			}
 			switch known, ok := check(name, x); {
 			case known && !ok:
-				return nil, false, &protocolError{"TypeError", "invalid " + name + " of a request or response"}
+				return nil, false, &protocolError{name: "TypeError", message: "invalid " + name + " of a request or response"}
 			case known:
 				m.Set(name, x)
 			}
@@ -131,7 +131,7 @@ func (e *evaluator) body() (any, error) {
 			return x, nil
 		}
 	}
-	return nil, &protocolError{"TypeError", "a body must be null, text, bytes or a ReadableStream"}
+	return nil, &protocolError{name: "TypeError", message: "a body must be null, text, bytes or a ReadableStream"}
 }
 
 func (e *evaluator) request() (any, bool, error) {
@@ -165,10 +165,12 @@ func (e *evaluator) request() (any, bool, error) {
 	cache, _ := m.Get("cache")
 	alive, _ := m.Get("keepalive")
 	_, flows := body.(*stream)
-	bad := func(what string) (any, bool, error) { return nil, false, &protocolError{"TypeError", what} }
+	bad := func(what string) (any, bool, error) {
+		return nil, false, &protocolError{name: "TypeError", message: what}
+	}
 	switch {
 	case !validURL(address) || strings.Contains(authority(address, specialEnds), "@"):
-		return bad("Failed to parse URL from " + clip([]byte(address)))
+		return nil, false, quoting("TypeError", "Failed to parse URL from %s", []byte(address))
 	case body != nil && (method == "GET" || method == "HEAD"):
 		return bad("Request with GET/HEAD method cannot have body.")
 	case mode == "no-cors" && (flows || method != "GET" && method != "HEAD" && method != "POST"):
@@ -209,7 +211,7 @@ func (e *evaluator) response() (any, bool, error) {
 		return nil, ok, err
 	}
 	if body != nil && (status == 204 || status == 205 || status == 304) {
-		return nil, false, &protocolError{"TypeError", "Response with status " + itoa(status) + " cannot have body"}
+		return nil, false, &protocolError{name: "TypeError", message: "Response with status " + itoa(status) + " cannot have body"}
 	}
 	return &Response{Body: body, Init: m}, true, nil
 }

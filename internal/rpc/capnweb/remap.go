@@ -58,7 +58,7 @@ func (e *evaluator) captures(m *mapping) error {
 		fail := func() error {
 			e.i = start
 			text, _ := e.skip()
-			return &protocolError{"TypeError", "unknown map capture: " + clip(text)}
+			return quoting("TypeError", "unknown map capture: %s", text)
 		}
 		if e.space() != '[' {
 			return fail()
@@ -160,7 +160,7 @@ func (m *mapping) run(b *rpc.Batch) {
 		fail.Ran = rpc.RanUnknown
 		if pe, ok := err.(*protocolError); ok {
 			if m.budget.Load() < 0 {
-				s.Abort(pe.name, pe.message)
+				s.abort(pe)
 			}
 			if pe.name != "Error" {
 				fail.Name = pe.name

@@ -177,11 +177,11 @@ func (s *Session) Receive(b *rpc.Batch, msg []byte) error {
 		return nil
 	}
 	if pe, ok := errors.AsType[*protocolError](err); ok {
-		s.Abort(pe.name, pe.message)
+		s.abort(pe)
 		return err
 	}
 	if me, ok := errors.AsType[*mapError](err); ok {
-		s.Abort("Error", me.message)
+		s.abort(&protocolError{"Error", me.message, me.message})
 	}
 	return err
 }
@@ -190,7 +190,7 @@ func (s *Session) Receive(b *rpc.Batch, msg []byte) error {
 func (s *Session) receive(b *rpc.Batch, msg []byte) error {
 	if len(msg) > s.limits.MaxMessage {
 		s.link.Rejected(LimitMessage)
-		return &protocolError{"RangeError", fmt.Sprintf("message is longer than %d bytes", s.limits.MaxMessage)}
+		return &protocolError{name: "RangeError", message: fmt.Sprintf("message is longer than %d bytes", s.limits.MaxMessage)}
 	}
 	from := rpc.SkipSpace(msg, 0)
 	n, t, err := rpc.ScanNested(msg[from:], maxNesting)
@@ -198,13 +198,13 @@ func (s *Session) receive(b *rpc.Batch, msg []byte) error {
 		if se, ok := errors.AsType[*rpc.SyntaxError](err); ok && se.Deep {
 			return errDeep
 		}
-		return &protocolError{"SyntaxError", "message is not valid JSON: " + err.Error()}
+		return &protocolError{name: "SyntaxError", message: "message is not valid JSON: " + err.Error()}
 	}
 	if end := rpc.SkipSpace(msg, from+n); end != len(msg) || t.Has(rpc.HasNonFinite) {
-		return &protocolError{"SyntaxError", "message is not valid JSON: text after the value, or a number that is none"}
+		return &protocolError{name: "SyntaxError", message: "message is not valid JSON: text after the value, or a number that is none"}
 	}
 	msg = msg[from : from+n]
-	bad := func() error { return broken("bad RPC message: %s", clip(msg)) }
+	bad := func() error { return quoting("Error", "bad RPC message: %s", msg) }
 	if msg[0] != '[' {
 		return bad()
 	}
@@ -277,7 +277,7 @@ func (e *evaluator) id(bad func() error) (int64, error) {
 		return id, nil
 	}
 	if c := e.b[from]; c == '-' || c >= '0' && c <= '9' {
-		return 0, broken("no such export ID: %s", clip(e.b[from:e.i]))
+		return 0, quoting("Error", "no such export ID: %s", e.b[from:e.i])
 	}
 	return 0, bad()
 }
@@ -486,13 +486,17 @@ func (s *Session) exportLocked(r *rpc.Ref) int64 {
 // Abort ends the session because of the peer's or our own fault: it is told
 // name and message, and everything of the session is given back.
 func (s *Session) Abort(name, message string) {
-	message = rpc.CutText(message, 1024)
+	s.abort(&protocolError{name: name, message: message})
+}
+
+func (s *Session) abort(why *protocolError) {
+	name, message := why.name, rpc.CutText(why.message, 1024)
 	s.mu.Lock()
 	if s.ended != nil {
 		s.mu.Unlock()
 		return
 	}
-	s.broken = &protocolError{name, message}
+	s.broken = why
 	e := encoder{s: s, out: []byte(`["abort",`)}
 	e.errorForm(name, message, nil)
 	e.out = append(e.out, ']')

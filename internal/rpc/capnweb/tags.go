@@ -30,7 +30,7 @@ func (e *evaluator) bigint() (any, bool, error) {
 		return nil, false, nil
 	}
 	if len(digits) > maxBigIntLength {
-		return nil, false, &protocolError{"TypeError", "Deserialized bigint exceeds maximum length of 16384 digits."}
+		return nil, false, &protocolError{name: "TypeError", message: "Deserialized bigint exceeds maximum length of 16384 digits."}
 	}
 	bare := strings.TrimPrefix(digits, "-")
 	for i := 0; i < len(bare); i++ {
@@ -39,7 +39,7 @@ func (e *evaluator) bigint() (any, bool, error) {
 		}
 	}
 	if bare == "" {
-		return nil, false, &protocolError{"SyntaxError", "Cannot convert " + clip([]byte(digits)) + " to a BigInt"}
+		return nil, false, quoting("SyntaxError", "Cannot convert %s to a BigInt", []byte(digits))
 	}
 	n, _ := new(big.Int).SetString(digits, 10)
 	return n, true, nil
@@ -76,10 +76,10 @@ func (e *evaluator) bytes() (any, bool, error) {
 		kind = rpc.Unquote(lit)
 		size := containers[kind]
 		if size == 0 {
-			return nil, false, &protocolError{"TypeError", "Unknown bytes type marker: " + clip([]byte(kind))}
+			return nil, false, quoting("TypeError", "Unknown bytes type marker: %s", []byte(kind))
 		}
 		if len(data)%size != 0 {
-			return nil, false, &protocolError{"RangeError", "byte length of " + kind + " should be a multiple of " + strconv.Itoa(size)}
+			return nil, false, &protocolError{name: "RangeError", message: "byte length of " + kind + " should be a multiple of " + strconv.Itoa(size)}
 		}
 		e.s.isModern()
 	}

@@ -268,7 +268,7 @@ func (c *conn) complain(b *rpc.Batch, cd codec, err error) {
 	c.failed(Malformed, err)
 	e, ok := errors.AsType[*wireError](err)
 	if !ok {
-		e = &wireError{nameDecode, "malformed message"}
+		e = &wireError{name: nameDecode, text: "malformed message"}
 	}
 	c.say(b, cd, e.name, e.text)
 }

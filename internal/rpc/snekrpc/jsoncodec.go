@@ -56,7 +56,7 @@ func (jsonCodec) decode(data []byte, m *message) error {
 		return jsonError(err)
 	}
 	if whole.Traits().Has(rpc.HasNonFinite) {
-		return &wireError{nameDecode, "JSON is malformed: NaN and Infinity are not JSON"}
+		return &wireError{name: nameDecode, text: "JSON is malformed: NaN and Infinity are not JSON"}
 	}
 	list, err := jsonArray(whole)
 	if err != nil {
@@ -196,7 +196,7 @@ func jsonType(v rpc.Value) string {
 
 func jsonError(err error) error {
 	if s, ok := errors.AsType[*rpc.SyntaxError](err); ok {
-		return &wireError{nameDecode, fmt.Sprintf("JSON is malformed: %s (byte %d)", s.Reason, s.Offset)}
+		return &wireError{name: nameDecode, text: fmt.Sprintf("JSON is malformed: %s (byte %d)", s.Reason, s.Offset)}
 	}
-	return &wireError{nameDecode, "JSON is malformed: " + err.Error()}
+	return &wireError{name: nameDecode, text: "JSON is malformed: " + err.Error()}
 }

@@ -3,6 +3,7 @@ package snekrpc
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
@@ -118,11 +119,19 @@ func detectCodec(first byte) codec {
 
 // wireError is what is wrong with a message, in the words that Python peers expect.
 type wireError struct {
-	name string // of the Python exception
-	text string
+	name  string // of the Python exception
+	text  string
+	quote string // what text repeats of the message
 }
 
-func (e *wireError) Error() string { return e.name + ": " + e.text }
+// Error is for logs: what the message has is the peer's affair.
+func (e *wireError) Error() string {
+	text := e.text
+	if e.quote != "" {
+		text = strings.Replace(text, e.quote, "...", 1)
+	}
+	return e.name + ": " + text
+}
 
 // Names of the errors of a message.
 const (
@@ -132,7 +141,7 @@ const (
 )
 
 func tooShort(want, got int) error {
-	return &wireError{nameValidation, fmt.Sprintf("Expected `array` of at least length %d, got %d", want, got)}
+	return &wireError{name: nameValidation, text: fmt.Sprintf("Expected `array` of at least length %d, got %d", want, got)}
 }
 
 func wrongType(want, got string, at int) error {
@@ -140,23 +149,24 @@ func wrongType(want, got string, at int) error {
 	if at >= 0 {
 		text += " - at `$[" + strconv.Itoa(at) + "]`"
 	}
-	return &wireError{nameValidation, text}
+	return &wireError{name: nameValidation, text: text}
 }
 
 func wrongTag(tag string) error {
-	return &wireError{nameValidation, fmt.Sprintf("Invalid value '%s' - at `$[0]`", rpc.CleanText(tag, 64))}
+	quote := rpc.CleanText(tag, 64)
+	return &wireError{nameValidation, fmt.Sprintf("Invalid value '%s' - at `$[0]`", quote), quote}
 }
 
 // unexpected is the error for a message that is not due.
 func unexpected(k kind, want string) *wireError {
-	return &wireError{nameMessage, fmt.Sprintf("invalid protocol message: %s (expected: %s)", kindNames[k], want)}
+	return &wireError{name: nameMessage, text: fmt.Sprintf("invalid protocol message: %s (expected: %s)", kindNames[k], want)}
 }
 
 // maxArgs is how many arguments a command may have, by position and by name each.
 const maxArgs = 1000
 
 func tooManyArgs() error {
-	return &wireError{nameValidation, fmt.Sprintf("Expected at most %d arguments", maxArgs)}
+	return &wireError{name: nameValidation, text: fmt.Sprintf("Expected at most %d arguments", maxArgs)}
 }
 
 // minLength is how many elements a message has at least, its tag included.

@@ -65,14 +65,14 @@ type unpacker struct {
 }
 
 func (d *unpacker) malformed(reason string) error {
-	return &wireError{nameDecode, fmt.Sprintf("MessagePack data is malformed: %s (byte %d)", reason, len(d.whole)-len(d.b))}
+	return &wireError{name: nameDecode, text: fmt.Sprintf("MessagePack data is malformed: %s (byte %d)", reason, len(d.whole)-len(d.b))}
 }
 
 // short tells the two ways in which msgp's readers fail apart: the data ends,
 // or is of a kind that it was not said to be.
 func (d *unpacker) short(err error) error {
 	if errors.Is(err, msgp.ErrShortBytes) {
-		return &wireError{nameDecode, "Input data was truncated"}
+		return &wireError{name: nameDecode, text: "Input data was truncated"}
 	}
 	return d.malformed("invalid value")
 }
@@ -81,7 +81,7 @@ func (d *unpacker) short(err error) error {
 // at least that many bytes.
 func (d *unpacker) elements(n uint32, bytes int) error {
 	if int64(n)*int64(bytes) > int64(len(d.b)) {
-		return &wireError{nameDecode, "Input data was truncated"}
+		return &wireError{name: nameDecode, text: "Input data was truncated"}
 	}
 	if int(n) > d.left {
 		return d.malformed(fmt.Sprintf("more than %d elements", maxElements))
@@ -106,7 +106,7 @@ func (d *unpacker) array(at int) (int, error) {
 // is checks what comes next.
 func (d *unpacker) is(t msgp.Type, want string, at int) error {
 	if len(d.b) == 0 {
-		return &wireError{nameDecode, "Input data was truncated"}
+		return &wireError{name: nameDecode, text: "Input data was truncated"}
 	}
 	if got := msgp.NextType(d.b); got == msgp.InvalidType {
 		return d.malformed(fmt.Sprintf("invalid opcode '\\x%02x'", d.b[0]))
@@ -279,7 +279,7 @@ func (d *unpacker) skip(n int) error {
 // value takes one value as a node of a tree that owns what it holds.
 func (d *unpacker) value(depth int) (any, error) {
 	if len(d.b) == 0 {
-		return nil, &wireError{nameDecode, "Input data was truncated"}
+		return nil, &wireError{name: nameDecode, text: "Input data was truncated"}
 	}
 	var x any
 	var rest []byte
@@ -379,7 +379,7 @@ func (d *unpacker) extension() (any, error) {
 		at = 5
 	}
 	if len(d.b) <= at {
-		return nil, &wireError{nameDecode, "Input data was truncated"}
+		return nil, &wireError{name: nameDecode, text: "Input data was truncated"}
 	}
 	code := int8(d.b[at])
 	if code == timestampExt {
