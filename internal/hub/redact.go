@@ -3,6 +3,7 @@ package hub
 import (
 	"bytes"
 	"encoding/binary"
+	"iter"
 	"regexp"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
@@ -49,19 +50,49 @@ func (v *view) follow(protocol rpc.Protocol, p []byte) (before, plain []byte) {
 func shownOf(before, p []byte) []byte {
 	shown := min(len(p), monitorRaw)
 	text := append(bytes.Clone(before), p...)
-	if authenticates.Match(text) {
+	if len(authentications(text)) > 0 {
 		return onlyWord(p[:shown])
 	}
 	return redact(text[:len(before)+shown])[len(before):]
 }
 
+// authentications finds the names of methods that authenticate in p, but not
+// "unauthenticated".
+func authentications(p []byte) (places []int) {
+	isLetter := func(i int) bool { return i >= 0 && i < len(p) && p[i] >= 'a' && p[i] <= 'z' }
+	for at := range every(p, authenticate) {
+		if !isLetter(at-1) && !isLetter(at+len(authenticate)) {
+			places = append(places, at)
+		}
+	}
+	return places
+}
+
+const authenticate = "authenticate"
+
 // onlyWord returns p with asterisks in the place of everything but the word.
 func onlyWord(p []byte) []byte {
 	out := bytes.Repeat([]byte("*"), len(p))
-	for _, m := range authenticates.FindAllSubmatchIndex(p, -1) {
-		copy(out[m[2]:m[3]], p[m[2]:m[3]])
+	for _, at := range authentications(p) {
+		copy(out[at:], authenticate)
 	}
 	return out
+}
+
+// every yields where word begins in p.
+func every(p []byte, word string) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for at := 0; ; at += len(word) {
+			i := bytes.Index(p[at:], []byte(word))
+			if i < 0 {
+				return
+			}
+			at += i
+			if !yield(at) {
+				return
+			}
+		}
+	}
 }
 
 // isMasked reports whether p begins with a frame of a WebSocket client. No
@@ -128,43 +159,78 @@ func (v *view) head(p []byte) int {
 	return size
 }
 
-// secretName matches the names of members, fields and parameters whose values
+// secretWords end the names of members, fields, parts and headers whose values
 // are not shown.
-const secretName = `[\w.-]*(?:token|password|passwd|secret|authorization|api[_-]?key|private[_-]?key|credentials?|pmhparams)`
+var secretWords = []string{
+	"token", "password", "passwd", "secret", "authorization", "api_key", "api-key", "apikey", "private_key", "private-key", "privatekey",
+	"credential", "credentials", "pmhparams", "cookie",
+}
 
+// What may follow such a word, up to the value or with it.
 var (
-	// the name of a method that authenticates, but not "unauthenticated"
-	authenticates = regexp.MustCompile(`(?:^|[^a-z])(authenticate)(?:[^a-z]|$)`)
-	// a token of a hub, behind its id
-	hubToken = regexp.MustCompile(`hubd_[a-z2-7]{8}_([a-z2-7]+)`)
-	// a header
-	secretHeader = regexp.MustCompile(`(?i)(?:^|\n)(?:(?:proxy-)?authorization|(?:set-)?cookie):[ \t]*([^\r\n]*)`)
-	// a field of a form or a query
-	secretField = regexp.MustCompile(`(?i)(?:^|[?&\s])` + secretName + `=([^&\s"]*)`)
-	// a member of an object in JSON in a form
-	formMember = regexp.MustCompile(`(?i)%22` + secretName + `%22(?:\+|%20)*(?:%3A|:)([^&\s]*)`)
-	// a part of a multipart body
-	secretPart = regexp.MustCompile(`(?is)name="?` + secretName + `"?[^\r\n]*(?:\r\n[^\r\n]+)*\r\n\r\n(.*?)(?:\r\n--|$)`)
-	// a member of an object in JSON, or in JSON within a string, up to its value
-	secretMember = regexp.MustCompile(`(?i)\\*"` + secretName + `\\*"\s*:\s*`)
-	// a member of a map in MessagePack, up to its value
-	secretKey = regexp.MustCompile(`(?i)` + secretName)
+	// of a header
+	afterHeader = regexp.MustCompile(`^:[ \t]*([^\r\n]*)`)
+	// of a field of a form or a query
+	afterField = regexp.MustCompile(`^=([^&\s"]*)`)
+	// of a member of an object in JSON in a form
+	afterFormMember = regexp.MustCompile(`^%22(?:\+|%20)*(?:%3[Aa]|:)([^&\s]*)`)
+	// of a part of a multipart body
+	afterPart = regexp.MustCompile(`(?s)^"?[^\r\n]*(?:\r\n[^\r\n]+)*\r\n\r\n(.*?)(?:\r\n--|$)`)
+	// of a member of an object in JSON, or in JSON within a string
+	afterMember = regexp.MustCompile(`^\\*"\s*:\s*`)
+	// of "hubd_": the id of a token, and its secret
+	afterPrefix = regexp.MustCompile(`^[a-z2-7]{8}_([a-z2-7]+)`)
 )
 
 // redact returns p with asterisks in the place of secrets.
 func redact(p []byte) []byte {
-	out := bytes.Clone(p)
-	for _, re := range []*regexp.Regexp{hubToken, secretHeader, secretField, formMember, secretPart} {
-		for _, m := range re.FindAllSubmatchIndex(p, -1) {
-			hide(out[m[2]:m[3]])
+	out, lower := bytes.Clone(p), lowerCase(p)
+	for at := range every(p, "hubd_") {
+		at += len("hubd_")
+		if m := afterPrefix.FindSubmatchIndex(p[at:]); m != nil {
+			hide(out[at+m[2] : at+m[3]])
 		}
 	}
-	for _, m := range secretMember.FindAllIndex(p, -1) {
-		hide(out[m[1] : m[1]+valueEnd(p[m[1]:])])
+	for _, word := range secretWords {
+		for at := range every(lower, word) {
+			from, to := secretBehind(p, at, at+len(word))
+			hide(out[from:to])
+		}
 	}
-	for _, m := range secretKey.FindAllIndex(p, -1) {
-		if at, n := packedString(p[m[1]:]); n > 0 {
-			hide(out[m[1]+at : m[1]+at+n])
+	return out
+}
+
+// secretBehind returns where the value is whose name has a secret word from
+// begin to end, nothing when it is no name.
+func secretBehind(p []byte, begin, end int) (from, to int) {
+	rest := p[end:]
+	for _, re := range []*regexp.Regexp{afterHeader, afterField, afterFormMember} {
+		if m := re.FindSubmatchIndex(rest); m != nil {
+			return end + m[2], end + m[3]
+		}
+	}
+	if m := afterMember.FindIndex(rest); m != nil {
+		return end + m[1], end + m[1] + valueEnd(rest[m[1]:])
+	}
+	if at, n := packedString(rest); n > 0 {
+		return end + at, end + at + n
+	}
+	line := p[bytes.LastIndexByte(p[:begin], '\n')+1 : begin]
+	if bytes.Contains(line, []byte("name=")) {
+		if m := afterPart.FindSubmatchIndex(rest); m != nil {
+			return end + m[2], end + m[3]
+		}
+	}
+	return end, end
+}
+
+// lowerCase returns p with its ASCII letters in lower case. It is as long as p,
+// which need not be text.
+func lowerCase(p []byte) []byte {
+	out := bytes.Clone(p)
+	for i, c := range out {
+		if c >= 'A' && c <= 'Z' {
+			out[i] = c + 'a' - 'A'
 		}
 	}
 	return out

@@ -125,11 +125,34 @@ func TestMonitorHidesTokens(t *testing.T) {
 	if line := other.line(); !strings.Contains(line, `"type":"hello"`) {
 		t.Fatalf("hello is answered with %s", line)
 	}
-	h.ask("unix", h.socket, "GET /metrics HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer "+token+"\r\nX-After: it\r\nConnection: close\r\n\r\n")
+	h.ask("unix", h.socket, "GET /-/ready HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer "+token+"\r\nX-After: it\r\nConnection: close\r\n\r\n")
 	for !strings.Contains(seen.String(), "X-After: it") {
 		next()
 	}
 	if strings.Contains(seen.String(), token[16:]) || !strings.Contains(seen.String(), `"action":"hello"`) {
 		t.Errorf("a monitor is shown\n%s", seen.String())
 	}
+}
+
+// Whatever is read, in whatever parts, as much is shown as was read.
+func FuzzView(f *testing.F) {
+	f.Add([]byte(`{"token":"a\"b","c":{"password":[1,{"d":2}]}}`), 7, false)
+	f.Add([]byte("--b\r\nname=\"pmhparams\"\r\n\r\nx\r\n--b"), 3, false)
+	f.Add([]byte("\x81\xfe\x00\x05abcdtoken\x81\xff\x00\x00\x00\x00\x00\x00\x00\x01abcdx"), 2, true)
+	f.Add([]byte("\xa5token\xdb\xff\xff\xff\xffabc"), 5, false)
+	f.Fuzz(func(t *testing.T, text []byte, size int, socket bool) {
+		protocol := rpc.Krpc
+		if socket {
+			protocol = rpc.Capnweb
+		}
+		var v view
+		for rest := text; len(rest) > 0; {
+			n := min(max(size, 1), len(rest))
+			before, plain := v.follow(protocol, rest[:n])
+			if shown := shownOf(before, plain); len(shown) != min(n, monitorRaw) || len(v.recent) > hindsight {
+				t.Fatalf("%d bytes are shown of %d, %d are kept", len(shown), n, len(v.recent))
+			}
+			rest = rest[n:]
+		}
+	})
 }
