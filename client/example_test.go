@@ -7,15 +7,9 @@ import (
 	"fmt"
 	"log"
 	"math/rand/v2"
-	"net"
-	"os"
-	"os/signal"
 	"time"
 
 	"github.com/hubd-dev/hubd/client"
-	"github.com/hubd-dev/hubd/internal/demo"
-	"github.com/hubd-dev/hubd/internal/rpc"
-	"github.com/hubd-dev/hubd/internal/rpc/kollabor"
 )
 
 // The examples talk to a small hub that lives in this process. A
@@ -132,63 +126,82 @@ func ExampleMethods() {
 	// Output: hello Ada
 }
 
-// Follow a session. The loop survives restarts of the hub and ends with the session.
-func ExampleClient_Attach() {
-	follow := func(ctx context.Context, c *client.Client) error {
-		for e, err := range c.Attach(ctx, "build-42", nil) {
-			if err != nil {
-				return err
-			}
-			if n := e.Gap(); n > 0 {
-				fmt.Println(n, "events are lost")
-			}
-			fmt.Println(e.Seq, e.Type, string(e.JSON))
-		}
-		return nil // the session was closed
-	}
-	_ = follow
-}
-
-// exampleHub is a hub on the other end of a pipe.
-func exampleHub(context.Context) (net.Conn, error) {
-	table := rpc.NewTable()
-	err := table.Add(demo.Methods("math.add", "demo.fail", "demo.sleep", "demo.count", "demo.sum", "demo.callClient")...)
-	if err != nil {
-		return nil, err
-	}
-	ours, theirs := net.Pipe()
-	hub := kollabor.New(kollabor.Config{Table: table, Version: "example"})
-	go hub.Serve(context.Background(), kollabor.Conn{
-		Reader: theirs, Wire: pipeWire{theirs}, Peer: &rpc.Peer{Scopes: rpc.AllScopes},
-	})
-	return ours, nil
-}
-
-// pipeWire is an rpc.Wire over a connection that cannot be tried.
-type pipeWire struct{ net.Conn }
-
-func (pipeWire) TryWrite([]byte) (int, error) { return 0, nil }
-
-func ExampleClient_Provide() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	c, err := client.Dial(ctx, "", nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+// Publish events on a session and follow it. Both survive restarts of the hub;
+// the loop ends with the session.
+func ExampleClient_Produce() {
+	ctx := context.Background()
+	c, _ := client.Dial(ctx, "", &client.Options{Dialer: exampleHub})
 	defer c.Close()
-	err = c.Provide(ctx, client.Service{Name: "dice", Doc: "Random numbers.", Methods: []client.Method{{
-		Name: "roll", Doc: "Roll a die.", Result: "integer", Scope: "read",
-		Params: []client.Param{{Name: "sides", Type: "integer", Default: 6}},
-		Call: func(_ context.Context, params json.RawMessage) (any, error) {
-			in := struct{ Sides int }{6}
-			if err := json.Unmarshal(params, &in); err != nil || in.Sides < 1 {
-				return nil, &client.Error{Kind: client.KindInvalidParams, Message: "sides must be a number above zero"}
-			}
-			return 1 + rand.IntN(in.Sides), nil
-		},
-	}}})
-	if !errors.Is(err, context.Canceled) {
+
+	p, err := c.Produce(ctx, "build-42", &client.ProduceOptions{Title: "make"})
+	if err != nil {
 		log.Fatal(err)
 	}
+	for _, text := range []string{"compiling", "done"} {
+		if err := p.Publish(ctx, map[string]any{"type": "output", "rendered": text}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := p.Flush(ctx); err != nil { // the hub has them
+		log.Fatal(err)
+	}
+
+	for e, err := range c.Attach(ctx, "build-42", nil) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		if n := e.Gap(); n > 0 {
+			fmt.Println(n, "events are lost")
+		}
+		fmt.Println(e.Seq, e.Type)
+		if e.Seq == 2 {
+			if err := p.Close(ctx); err != nil {
+				log.Fatal(err)
+			}
+		}
+	}
+	// Output:
+	// 1 output
+	// 2 output
+}
+
+// Offer methods to the clients of every protocol, until ctx ends.
+func ExampleClient_Provide() {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	c, _ := client.Dial(ctx, "", &client.Options{Dialer: exampleHub})
+	defer c.Close()
+
+	offered := make(chan error)
+	go func() {
+		offered <- c.Provide(ctx, client.Service{Name: "dice", Doc: "Random numbers.", Methods: []client.Method{{
+			Name: "roll", Doc: "Roll a die.", Result: "integer", Scope: "read",
+			Params: []client.Param{{Name: "sides", Type: "integer", Default: 6}},
+			Call: func(_ context.Context, params json.RawMessage) (any, error) {
+				var in struct{ Sides int }
+				if err := json.Unmarshal(params, &in); err != nil || in.Sides < 1 {
+					return nil, &client.Error{Kind: client.KindInvalidParams, Message: "sides must be a number above zero"}
+				}
+				return 1 + rand.IntN(in.Sides), nil
+			},
+		}}})
+	}()
+
+	// Any other client, in any protocol:
+	var n int
+	for {
+		err := c.Call(ctx, "dice.roll", []int{1}, &n)
+		if err == nil {
+			break
+		}
+		if e := (*client.Error)(nil); !errors.As(err, &e) || !e.NoMethod() {
+			log.Fatal(err)
+		}
+	}
+	fmt.Println(n)
+	stop()
+	fmt.Println(<-offered)
+	// Output:
+	// 1
+	// context canceled
 }
