@@ -2,6 +2,7 @@ package filesvc
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"strconv"
@@ -21,13 +22,17 @@ func (s *Service) touch(ctx context.Context, in struct {
 		return rpc.Value{}, err
 	}
 	err = s.quota.add(ctx, path, func() error {
-		f, err := s.root.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NONBLOCK, 0o666)
+		if err := s.regular(path); err == nil {
+			now := time.Now()
+			return s.root.Chtimes(path, now, now)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		f, err := s.root.OpenFile(path, os.O_WRONLY|os.O_CREATE|opening, 0o666)
 		if err != nil {
 			return err
 		}
-		f.Close()
-		now := time.Now()
-		return s.root.Chtimes(path, now, now)
+		return f.Close()
 	})
 	if err != nil {
 		return rpc.Value{}, failed(s.refused(err), in.Path)
@@ -112,26 +117,45 @@ func (s *Service) size(_ context.Context, in struct {
 	return st.Size(), nil
 }
 
-// open opens a regular file for reading. It does not wait for what is none.
-func (s *Service) open(given string) (*os.File, int64, error) {
+// opening are the flags with which nothing waits that turns out to be no file.
+const opening = unix.O_NONBLOCK | unix.O_NOCTTY
+
+// regular returns nil for a file, and the error for what is none. To open a
+// pipe or a device can do something already.
+func (s *Service) regular(path string) error {
+	st, err := s.root.Stat(path)
+	if err != nil {
+		return err
+	}
+	return mustBeFile(st)
+}
+
+func mustBeFile(st fs.FileInfo) error {
+	switch {
+	case st.IsDir():
+		return syscall.EISDIR
+	case !st.Mode().IsRegular():
+		return syscall.EINVAL
+	}
+	return nil
+}
+
+// open opens a file for reading.
+func (s *Service) open(given string) (*os.File, error) {
 	path, err := s.resolve(given, true)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	f, err := s.root.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err := s.regular(path); err != nil {
+		return nil, failed(err, given)
+	}
+	f, err := s.root.OpenFile(path, os.O_RDONLY|opening, 0)
 	if err != nil {
-		return nil, 0, failed(err, given)
+		return nil, failed(err, given)
 	}
-	st, err := f.Stat()
-	switch {
-	case err != nil:
-	case st.IsDir():
-		err = syscall.EISDIR
-	case !st.Mode().IsRegular():
-		err = syscall.EINVAL // a pipe or a device
-	default:
-		return f, st.Size(), nil
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() { // it was one a moment ago
+		f.Close()
+		return nil, failed(syscall.EINVAL, given)
 	}
-	f.Close()
-	return nil, 0, failed(err, given)
+	return f, nil
 }

@@ -40,7 +40,7 @@ func (s *Service) download(ctx context.Context, in struct {
 		return err
 	}
 	defer s.leave()
-	f, _, err := s.open(in.SrcPath)
+	f, err := s.open(in.SrcPath)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (s *Service) sha256(ctx context.Context, in struct {
 		return "", err
 	}
 	defer s.leave()
-	f, _, err := s.open(in.Path)
+	f, err := s.open(in.Path)
 	if err != nil {
 		return "", err
 	}

@@ -7,7 +7,6 @@ import (
 	"path"
 	"strconv"
 	"sync"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -147,15 +146,14 @@ func (s *Service) probe() bool {
 // an error if what is in its place is no file.
 func (t *temp) keepMode(name string) error {
 	st, err := t.s.root.Stat(path.Join(t.path, name))
-	switch {
-	case errors.Is(err, os.ErrNotExist):
+	if err == nil {
+		err = mustBeFile(st)
+	}
+	if errors.Is(err, os.ErrNotExist) {
 		return nil
-	case err != nil:
+	}
+	if err != nil {
 		return err
-	case st.IsDir():
-		return syscall.EISDIR
-	case !st.Mode().IsRegular():
-		return syscall.EINVAL
 	}
 	return t.f.Chmod(st.Mode().Perm())
 }

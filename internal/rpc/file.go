@@ -8,6 +8,9 @@ import (
 // FilePiece is the size of the items of a stream that is read from a file.
 const FilePiece = 32 << 10
 
+// fileAhead bounds the bytes that are read ahead of who takes them.
+const fileAhead = 256 << 10
+
 // Stream returns the content of f as a stream of Bytes of FilePiece each. It is
 // read as it is wanted, by a goroutine that exists while there is credit.
 func (f *File) Stream() (*Reader, error) {
@@ -76,6 +79,9 @@ func (p *filePump) run() {
 		n, err := io.ReadFull(p.src, piece)
 		if n > 0 {
 			p.to.Item(Soon, TreeValue(Bytes{Data: piece[:n]}))
+			room := make(chan struct{})
+			p.to.OnRoom(fileAhead, func() { close(room) })
+			<-room // also when nobody reads any more
 		}
 		if err == nil {
 			continue
