@@ -38,7 +38,7 @@ func (h *hub) guard(next http.Handler) http.Handler {
 			if cors(w, r, live.origins) {
 				return
 			}
-			page = byPage(r)
+			page = byPage(r) && !h.web.isFile(r)
 		}
 		h.steady(r, c)
 		if !h.admitRequest(w, r, c) {

@@ -92,7 +92,7 @@ func (w *web) route(rw http.ResponseWriter, r *http.Request) {
 		w.debug.ServeHTTP(rw, r)
 		return
 	}
-	if w.files != nil && strings.HasPrefix(r.URL.Path, webPath) {
+	if w.isFile(r) {
 		w.files.ServeHTTP(rw, r)
 		return
 	}
@@ -105,6 +105,12 @@ func (w *web) route(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	http.NotFound(rw, r)
+}
+
+// isFile reports whether r is for a file of web.root: what a page is made of, and
+// reads of nothing else.
+func (w *web) isFile(r *http.Request) bool {
+	return w.files != nil && strings.HasPrefix(r.URL.Path, webPath)
 }
 
 // only lets some methods through.

@@ -115,7 +115,11 @@ func TestUIDByEveryFamily(t *testing.T) {
 // Origin; and a link that another program hands to the browser calls nothing.
 func TestBrowsersOfTheOwnUser(t *testing.T) {
 	t.Parallel()
-	h := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=uid"}})
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "app.js"), []byte("// 7"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=uid"}, WebRoot: root})
 	none := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=none"}})
 	const call = "/krpc?json=%7B%22method%22%3A%22math.add%22%2C%22params%22%3A%5B3%2C4%5D%7D"
 	token := h.token("page", "")
@@ -132,6 +136,8 @@ func TestBrowsersOfTheOwnUser(t *testing.T) {
 		{"a link", h, call, "Sec-Fetch-Site: none\r\nSec-Fetch-Mode: navigate\r\n", 403},
 		{"a link, in upper case", h, strings.Replace(call, "json", "JSON", 1), "Sec-Fetch-Site: none\r\n", 403},
 		{"a link at another path", h, strings.Replace(call, "krpc", "", 1), "Sec-Fetch-Site: none\r\n", 403},
+		{"a script of a page in web.root", h, "/web/app.js", "Sec-Fetch-Site: same-origin\r\n", 200},
+		{"a call where files are", none, strings.Replace(call, "krpc", "web/x", 1), "Sec-Fetch-Site: none\r\n", 403},
 		{"typed", h, "/metrics", "Sec-Fetch-Site: none\r\n", 200},
 		{"typed, a page", h, "/", "Sec-Fetch-Site: none\r\nAccept: text/html\r\n", 200},
 		{"another page, oddly written", h, "/metrics", "Sec-Fetch-Site: Cross-Site\r\n", 403},

@@ -131,6 +131,7 @@ func start(o Options) (_ *hub, err error) {
 	h.unwatch = h.watch()
 	h.log.Info("ready", zap.Strings("listeners", info.Listeners), zap.String("metrics", info.Metrics),
 		zap.String("state", o.State), zap.String("version", h.version), zap.Int("pid", os.Getpid()))
+	h.firstToken()
 	if o.Ready != nil {
 		o.Ready(info)
 	}

@@ -55,6 +55,31 @@ func (h *hub) openTokens() error {
 	return nil
 }
 
+// firstToken tells how to get in where nobody can yet: on TCP alone, with no
+// token. The socket of the default session, in the state folder, lets the owner in.
+func (h *hub) firstToken() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	way := ""
+	for _, l := range h.listeners {
+		a := l.addr
+		switch {
+		case l.session == h.defaultSession():
+			way = a.path
+		case l.session == "" && (a.network == "unix" || a.auth != authToken && !l.metrics):
+			return
+		}
+	}
+	if h.tokens.Len() > 0 {
+		return
+	}
+	if way == "" {
+		h.log.Warn("nobody can come in: there is no token yet, and no Unix socket to make one through")
+		return
+	}
+	h.log.Warn("nobody can come in: there is no token yet", zap.String("fix", "hubctl --socket "+way+" token create NAME"))
+}
+
 // errTooManyAttempts answers a token that is none, from an address that has
 // presented too many of them. Its connection is closed.
 var errTooManyAttempts = &rpc.Error{

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -13,6 +14,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
@@ -569,5 +574,59 @@ func TestTokenInEveryProtocol(t *testing.T) {
 				t.Errorf("%s with %.10q: %s", protocol, step.token, answer)
 			}
 		}
+	}
+}
+
+// A hub on TCP alone says how its owner gets in, until there is a token.
+func TestFirstTokenWithoutAUnixSocket(t *testing.T) {
+	t.Parallel()
+	dir := shortDir(t)
+	start := func(listen string) (logs *observer.ObservedLogs, at string, stop func()) {
+		t.Helper()
+		core, logs := observer.New(zapcore.WarnLevel)
+		ctx, cancel := context.WithCancel(t.Context())
+		ready, done := make(chan Info, 1), make(chan error, 1)
+		go func() {
+			done <- Run(ctx, Options{Listen: []string{listen}, State: filepath.Join(dir, "s"), Log: zap.New(core), Ready: func(i Info) { ready <- i }})
+		}()
+		select {
+		case i := <-ready:
+			at = strings.TrimPrefix(i.Listeners[0], "tcp://")
+		case err := <-done:
+			t.Fatal(err)
+		}
+		return logs, at, func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	logs, at, stop := start(listenToken)
+	eventually(t, "the log tells of it", func() bool { return logs.FilterMessageSnippet("nobody can come in").Len() == 1 })
+	fix := fmt.Sprint(logs.FilterMessageSnippet("nobody can come in").All()[0].ContextMap()["fix"])
+	socket, _, _ := strings.Cut(strings.TrimPrefix(fix, "hubctl --socket "), " ")
+	owner := dial(t, "unix", socket)
+	r := owner.call("token.create", `{"name":"first","scopes":["read","call","provide","admin"]}`)
+	var made struct{ Token string }
+	if r.Error != nil || json.Unmarshal(r.Result, &made) != nil {
+		t.Fatal(r)
+	}
+	w := dial(t, "tcp", at)
+	w.greet(made.Token)
+	if r := w.call("token.create", `{"name":"second"}`); r.Error != nil {
+		t.Errorf("the first token makes no second: %s", *r.Error)
+	}
+	stop()
+	logs, _, stop = start(listenToken)
+	stop()
+	if n := logs.FilterMessageSnippet("nobody can come in").Len(); n != 0 {
+		t.Error("it says so although there is a token")
+	}
+	dir = shortDir(t)
+	logs, _, stop = start(listenToken + "?auth=uid")
+	stop()
+	if n := logs.FilterMessageSnippet("nobody can come in").Len(); n != 0 {
+		t.Error("it says so although users come in without one")
 	}
 }

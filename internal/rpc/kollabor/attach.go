@@ -202,6 +202,8 @@ func (a *attachment) input(v rpc.Value) {
 		c.failed(&frame.Error{Reason: frame.BadType, Text: "the text of an input is not a string"})
 	case !a.interactive:
 		c.sendError(nil, "this client is attached read-only: its input is refused")
+	case !a.peer.Grant.Holds(): // the hub is about to notice
+		c.out.Fail(errExpelled)
 	case len(raw(v)) == 2: // nothing was typed
 	default:
 		if err := a.follower.Input(v); err != nil {
