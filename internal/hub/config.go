@@ -20,6 +20,9 @@ type Key struct {
 	List bool // takes several values
 	Bool bool // a switch
 	Map  bool // in YAML also a mapping of ALIAS to the rest
+
+	Default string // as it is written; "" if there is none, or none that is the same everywhere
+	Live    bool   // a reload takes it over
 }
 
 // Flag returns the name of the flag, without dashes.
@@ -33,8 +36,10 @@ func (k Key) Env() string {
 // Keys lists all configuration keys.
 func Keys() []Key {
 	keys := make([]Key, len(configKeys))
+	base := Options{LogLevel: "info", Limits: Limits{}.withDefaults()}
 	for i, k := range configKeys {
 		keys[i] = k.Key
+		keys[i].Live, keys[i].Default = k.live, k.get(&base)
 	}
 	return keys
 }

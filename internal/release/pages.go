@@ -182,7 +182,7 @@ does not fit is an error that names its line. Each key is a flag and a variable 
 
 **hubd config print --defaults** prints all keys with their defaults, **hubd config
 check** says whether a file is good. **SIGHUP** or **systemctl reload hubd** takes over
-what can change while the hub runs; the log names what needs a restart.
+the keys that are marked *Live*; the others need a restart, and the log says so.
 
 Names of files that end in **\_file** and have no slash are looked for in
 *$CREDENTIALS\_DIRECTORY* first, where **LoadCredential=** of systemd puts secrets.
@@ -197,7 +197,14 @@ Names of files that end in **\_file** and have no slash are looked for in
 		case k.Arg != "":
 			fmt.Fprintf(&b, " *%s*", markdown.Replace(k.Arg))
 		}
-		fmt.Fprintf(&b, "\n: %s. Flag **--%s**, variable **%s**.\n\n", markdown.Replace(k.Doc), markdown.Replace(k.Flag()), markdown.Replace(k.Env()))
+		fmt.Fprintf(&b, "\n: %s. Flag **--%s**, variable **%s**.", markdown.Replace(k.Doc), markdown.Replace(k.Flag()), markdown.Replace(k.Env()))
+		if k.Default != "" {
+			fmt.Fprintf(&b, " Default: %s.", markdown.Replace(k.Default))
+		}
+		if k.Live {
+			b.WriteString(" *Live.*")
+		}
+		b.WriteString("\n\n")
 	}
 	b.WriteString("# EXAMPLE\n```\n")
 	b.WriteString(strings.TrimSpace(`

@@ -12,6 +12,7 @@ type manager struct {
 	suffix  string
 	install []string
 	upgrade []string
+	again   []string // the version that is there
 	remove  []string
 	purge   []string // nil: there is no such thing
 }
@@ -22,7 +23,7 @@ type manager struct {
 
 func packageDeb(m *machine) {
 	m.packages(manager{
-		suffix: ".deb", install: []string{"dpkg", "--install"}, upgrade: []string{"dpkg", "--install"},
+		suffix: ".deb", install: []string{"dpkg", "--install"}, upgrade: []string{"dpkg", "--install"}, again: []string{"dpkg", "--install"},
 		remove: []string{"dpkg", "--remove", "hubd"}, purge: []string{"dpkg", "--purge", "hubd"},
 	})
 }
@@ -30,7 +31,7 @@ func packageDeb(m *machine) {
 func packageRPM(m *machine) {
 	// The box is a Debian: its rpm knows of no other packages.
 	m.packages(manager{
-		suffix: ".rpm", install: []string{"rpm", "--install", "--nodeps"}, upgrade: []string{"rpm", "--upgrade", "--nodeps"},
+		suffix: ".rpm", install: []string{"rpm", "--install", "--nodeps"}, upgrade: []string{"rpm", "--upgrade", "--nodeps"}, again: []string{"rpm", "--upgrade", "--replacepkgs", "--nodeps"},
 		remove: []string{"rpm", "--erase", "hubd"},
 	})
 }
@@ -107,6 +108,11 @@ func (m *machine) packages(by manager) {
 		m.errorf("the configuration after the upgrade: %v\n%s", err, text)
 	}
 
+	// Once more the same: nothing is lost, the hub runs on or anew.
+	do(by.again, file("new"))
+	m.expect("the socket's unit file after a second installation", m.property("hubd.socket", "UnitFileState"), "enabled")
+	m.holds(c, 20)
+
 	// Remove: no process, no unit, no socket; the state stays.
 	do(by.remove)
 	c.Close()
@@ -118,7 +124,7 @@ func (m *machine) packages(by manager) {
 	if out, err := m.try("pgrep", "-x", "hubd"); err == nil {
 		m.errorf("still running: %s", out)
 	}
-	for _, path := range []string{"/usr/bin/hubd", socket, "/etc/systemd/system/sockets.target.wants/hubd.socket"} {
+	for _, path := range []string{"/usr/bin/hubd", "/run/hubd", "/etc/systemd/system/sockets.target.wants/hubd.socket"} {
 		if _, err := os.Lstat(path); err == nil {
 			m.errorf("%s is left", path)
 		}
