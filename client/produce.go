@@ -19,7 +19,7 @@ import (
 // ProduceOptions are what Produce may be told. The nil *ProduceOptions and the
 // zero value mean the defaults.
 type ProduceOptions struct {
-	// Title and Meta are shown to who looks at the session.
+	// Title and Meta are shown with the session.
 	Title string
 	Meta  any
 	// Ring is how many events the hub keeps for newcomers; 0 leaves it to the hub.

@@ -72,7 +72,8 @@ context says ("hubctl context"), else at the socket of this user's hub
 	root.SetVersionTemplate(build.Line("hubctl") + "\n")
 	root.SetHelpTemplate(helpTemplate)
 	// The examples stand at the top already.
-	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), usageExamples, "", 1))
+	usage := strings.Replace(root.UsageTemplate(), usageExamples, "", 1)
+	root.SetUsageTemplate(strings.Replace(usage, usageTopic, "{{.Root.Name}} help {{.Name}}  {{.Short}}", 1))
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		hint := fmt.Sprintf("see %q", cmd.CommandPath()+" --help")
 		if strings.Contains(err.Error(), "missing unit in duration") {
@@ -166,6 +167,9 @@ const usageExamples = `{{if .HasExample}}
 
 Examples:
 {{.Example}}{{end}}`
+
+// usageTopic is the line of a help topic in cobra's template.
+const usageTopic = `{{rpad .CommandPath .CommandPathPadding}} {{.Short}}`
 
 func unknownCommand(root *cobra.Command, name string) error {
 	var names []string

@@ -73,7 +73,7 @@ for a minute at most, and then output is dropped and the followers are told).`,
 	flags.SetInterspersed(false) // what follows COMMAND is its own
 	flags.StringVarP(&r.session, "session", "s", "", "`name` of the session; without it that of the command")
 	flags.BoolVarP(&r.detach, "detach", "d", false, "let the program run without this terminal")
-	flags.StringVar(&r.title, "title", "", "`text` shown to who looks at the session; without it the command line")
+	flags.StringVar(&r.title, "title", "", "`text` shown with the session; without it, the command line")
 	flags.IntVar(&r.ring, "ring", 4096, "show newcomers the latest `N` pieces of output, within 4 MiB")
 	flags.StringVar(&r.size, "size", "", "start at `COLSxROWS`; without it, the size of this terminal, or 80x24")
 	return cmd
