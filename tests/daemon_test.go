@@ -18,11 +18,18 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
 // patience bounds every wait. It is no measure of speed: it only turns a hang
 // into a failure.
-const patience = 30 * time.Second
+const patience = testkit.Patience
+
+var (
+	eventually = testkit.Eventually
+	shortDir   = testkit.ShortDir
+)
 
 // daemon is a running hubd with a folder of its own.
 type daemon struct {
@@ -70,18 +77,6 @@ func launchHub(t *testing.T, dir, state string, flags ...string) *daemon {
 		},
 	}}
 	return d
-}
-
-// shortDir returns a folder that is removed when the test ends, with a path
-// that is short enough for sockets.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "hubd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
 }
 
 // cleanEnv is an environment in which nothing of the user's own hubd is found.
@@ -213,21 +208,6 @@ series:
 		found = true
 	}
 	return sum, found
-}
-
-// eventually waits until cond is true: for what the daemon does right after it
-// has answered, such as counting.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); ; {
-		if cond() {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-		time.Sleep(10 * time.Millisecond) // between two looks
-	}
 }
 
 // status returns a value of /proc/PID/status in bytes ("VmRSS", "VmHWM").

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
 // What a user of the native protocol relies on, seen from outside: a real
@@ -285,7 +287,7 @@ func TestNativeFramesInPiecesAndAtOnce(t *testing.T) {
 
 func closeWrite(t *testing.T, w *wire) {
 	t.Helper()
-	if err := w.Conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+	if err := w.Conn.(testkit.Conn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
 }

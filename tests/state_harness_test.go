@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
 // startHub runs hubd in dir with that state folder and waits until it answers.
@@ -62,8 +64,8 @@ func tryDial(socket string) (*tryWire, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.SetDeadline(time.Now().Add(2 * patience))
-	return &tryWire{c, newLineReader(c)}, nil
+	w := testkit.Conn{Conn: c}
+	return &tryWire{w, newLineReader(w)}, nil
 }
 
 // redial connects as soon as somebody listens, or until stop is closed.

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 )
 
 // One TCP port serves everything that the socket serves, to whom it may.
@@ -43,9 +42,7 @@ func dialTCP(t *testing.T, address string) *wire {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
-	return &wire{t: t, Conn: c, r: newLineReader(c)}
+	return newWire(t, c)
 }
 
 func TestTCPWithoutToken(t *testing.T) {

@@ -8,7 +8,8 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
 // wire is a native connection without any client library: lines in, lines out.
@@ -29,8 +30,12 @@ func dialWire(t *testing.T, socket string) *wire {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(2 * patience))
+	return newWire(t, c)
+}
+
+func newWire(t *testing.T, nc net.Conn) *wire {
+	t.Cleanup(func() { nc.Close() })
+	c := testkit.Conn{Conn: nc}
 	return &wire{t: t, Conn: c, r: newLineReader(c)}
 }
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/hubd-dev/hubd/internal/hub"
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
 // The test binary is hubd itself when this variable is set, so that tests see
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const patience = 30 * time.Second
+const patience = testkit.Patience
 
 // place is a folder with a socket and a state of its own.
 type place struct{ dir, socket, state string }

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"go.uber.org/zap/zapcore"
+
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
 func TestDetect(t *testing.T) {
@@ -96,7 +98,7 @@ func TestUnclearAtTheEnd(t *testing.T) {
 	h := startHub(t, Options{})
 	w := h.dial()
 	w.send("GET")
-	w.Conn.(interface{ CloseWrite() error }).CloseWrite()
+	w.Conn.(testkit.Conn).CloseWrite()
 	rest, _ := io.ReadAll(w.r)
 	if !strings.Contains(string(rest), `"type":"error"`) {
 		t.Errorf("answer: %q", rest)

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -19,10 +18,17 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
 // patience bounds every wait: it turns a hang into a failure and measures nothing.
-const patience = 20 * time.Second
+const patience = testkit.Patience
+
+var (
+	eventually = testkit.Eventually
+	shortDir   = testkit.ShortDir
+)
 
 // testHub is a whole hub in this process.
 type testHub struct {
@@ -55,17 +61,6 @@ func (n *notices) String() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return strings.Join(n.list, "\n")
-}
-
-// shortDir is t.TempDir with a path that leaves room for sockets.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "hub")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
 }
 
 // startHub runs a hub on h.sock and on what o lists, and stops it when the test ends.
@@ -139,8 +134,12 @@ func dial(t *testing.T, network, address string) *wire {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
+	return newWire(t, c)
+}
+
+func newWire(t *testing.T, nc net.Conn) *wire {
+	t.Cleanup(func() { nc.Close() })
+	c := testkit.Conn{Conn: nc}
 	return &wire{t, c, bufio.NewReader(c)}
 }
 
@@ -277,17 +276,6 @@ func (h *testHub) rejected(limit string) int {
 		h.t.Fatalf("limit %s: %v", limit, err)
 	}
 	return n
-}
-
-// eventually waits until f is true.
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !f(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("did not happen: %s", what)
-		}
-		<-time.After(2 * time.Millisecond) // between two looks
-	}
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }

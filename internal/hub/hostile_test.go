@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
 // Many peers that never end their line hold no more than the limit for all of
@@ -116,7 +118,7 @@ func TestClosedTCPPeerIsNoticed(t *testing.T) {
 	}
 	half := dial(t, "tcp", h.tcp)
 	half.send(call("half", 5))
-	if err := half.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+	if err := half.Conn.(testkit.Conn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
 	full := dial(t, "tcp", h.tcp)

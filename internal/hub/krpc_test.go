@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
 // krpcForm is a call as the client posts it.
@@ -179,7 +181,7 @@ func TestKrpcClientGoesAway(t *testing.T) {
 		request := func(call string) string { return h.over(network, krpcForm(call)) }
 		half := dial(t, network, at)
 		half.send(request(`{"method": "demo.sleep", "params": [0.3]}`))
-		half.Conn.(interface{ CloseWrite() error }).CloseWrite()
+		half.Conn.(testkit.Conn).CloseWrite()
 		if all, err := io.ReadAll(half.r); err != nil || !strings.Contains(string(all), `{"result": 0.3}`) {
 			t.Errorf("%s, half closed: %s, %v", network, all, err)
 		}

@@ -2,12 +2,15 @@ package hub
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
 // What follows is the table of limits, row by row.
@@ -88,7 +91,7 @@ var limitRows = []limitRow{
 			if r := w.reply(); r.RequestID != "big" || r.kind() != "too_large" {
 				h.Errorf("%v", r)
 			}
-			w.Conn.(*net.UnixConn).CloseWrite() // the rest of the line was skipped
+			w.Conn.(testkit.Conn).CloseWrite() // the rest of the line was skipped
 			h.closed(w)
 		},
 	},
@@ -339,8 +342,8 @@ var limitRows = []limitRow{
 	{
 		name: "connections", keys: []string{"connections"}, limit: "connections", atLeast: true, options: small(Limits{Connections: 3}),
 		exceed: func(h *limitTest) {
-			h.served(h.dial())
-			last := h.dial()
+			first, last := h.dial(), h.dial()
+			h.served(first)
 			h.served(last)
 			for range 5 {
 				w := h.dial()
@@ -355,11 +358,9 @@ var limitRows = []limitRow{
 				return err == nil && line != ""
 			})
 			eventually(h.T, "for those who ask for metrics as well", func() bool {
-				resp, err := h.client().Get("http://hub/-/healthy")
-				if err == nil {
-					resp.Body.Close()
-				}
-				return err == nil
+				var peers []json.RawMessage // the other client is the second
+				err := json.Unmarshal(first.call("hub.peers", "{}").Result, &peers)
+				return err == nil && len(peers) == 2
 			})
 		},
 	},

@@ -78,7 +78,6 @@ func (h *limitTest) bystander() (stop func()) {
 	go func() {
 		for n := 0; ; n++ {
 			last := over.Load()
-			w.SetDeadline(time.Now().Add(patience))
 			if _, err := w.Write([]byte(`{"action":"rpc_request","request_id":"b","method":"math.add","params":[1,2]}` + "\n")); err != nil {
 				done <- err.Error()
 				return

@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
@@ -106,9 +105,7 @@ func (n *network) dial(address string) *wire {
 	if d.err != nil {
 		n.t.Fatal(d.err)
 	}
-	n.t.Cleanup(func() { d.c.Close() })
-	d.c.SetDeadline(time.Now().Add(patience))
-	return &wire{n.t, d.c, bufio.NewReader(d.c)}
+	return newWire(n.t, d.c)
 }
 
 // A peer whose network is cut sends no FIN: the hub finds out by itself, in

@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"bufio"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -21,6 +20,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
 // authority issues certificates for a test.
@@ -133,9 +134,7 @@ func (h *testHub) dialTLS(a *authority, certs []tls.Certificate) *wire {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
-	return &wire{h.t, c, bufio.NewReader(c)}
+	return newWire(h.t, c)
 }
 
 // startTLS runs a hub with one TLS listener, whose query is given.
@@ -192,7 +191,7 @@ func TestEndOverTLS(t *testing.T) {
 	}
 	// The client's own end: what was asked before is still answered.
 	w.send(`{"action":"rpc_request","request_id":"s","method":"demo.sleep","params":{"seconds":0.05}}` + "\n")
-	if err := w.Conn.(*tls.Conn).CloseWrite(); err != nil {
+	if err := w.Conn.(testkit.Conn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
 	if r := w.reply(); r.RequestID != "s" || r.Error != nil {

@@ -12,16 +12,11 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
-func waitFor(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(100 * time.Microsecond) {
-		if time.Now().After(end) {
-			t.Fatal(what)
-		}
-	}
-}
+var waitFor = testkit.Eventually
 
 func row(name string) *Method {
 	return NewMethod(&Method{Name: name}, func(*Call) (Value, error) { return Null, nil })

@@ -9,7 +9,10 @@ import (
 	"time"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
+
+var eventually = testkit.Eventually
 
 // say hands messages to the session, which must accept them.
 func say(t testing.TB, s *Session, messages ...string) {
@@ -121,17 +124,6 @@ func TestReleaseKeepsPendingUse(t *testing.T) {
 	eventually(t, "counter is released", func() bool { return demo.Counters.Load() == 0 })
 	if ex, im := s.Entries(); ex+im != 0 {
 		t.Errorf("%d exports, %d imports", ex, im)
-	}
-}
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	limit := time.Now().Add(10 * time.Second)
-	for !ok() {
-		if time.Now().After(limit) {
-			t.Fatalf("%s: not in time", what)
-		}
-		runtime.Gosched()
 	}
 }
 

@@ -14,10 +14,13 @@ import (
 	"time"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
 // patience bounds every wait: it turns a hang into a failure and measures nothing.
-const patience = 20 * time.Second
+const patience = testkit.Patience
+
+var eventually = testkit.Eventually
 
 // demo is the API that the captured peers had.
 type demo struct {
@@ -248,16 +251,6 @@ func linesTo(t *testing.T, sv *Server) net.Conn {
 		os.RemoveAll(dir)
 	})
 	return nc
-}
-
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !f(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("did not happen: %s", what)
-		}
-		<-time.After(2 * time.Millisecond) // between two looks
-	}
 }
 
 var _ io.Closer = (*Client)(nil)

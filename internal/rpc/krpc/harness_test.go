@@ -21,12 +21,15 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience turns a hang into a failure; it measures nothing.
-const patience = 20 * time.Second
+const patience = testkit.Patience
+
+var eventually = testkit.Eventually
 
 // testServer is a server on a Unix socket with a table of methods of its own.
 type testServer struct {
@@ -356,16 +359,6 @@ func same(a, b string) bool {
 func sha(data string) string {
 	sum := sha256.Sum256([]byte(data))
 	return hex.EncodeToString(sum[:])
-}
-
-func eventually(t testing.TB, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !f(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("did not happen: %s", what)
-		}
-		<-time.After(2 * time.Millisecond)
-	}
 }
 
 func readHead(t testing.TB, c net.Conn) *http.Response {

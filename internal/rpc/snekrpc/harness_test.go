@@ -12,10 +12,13 @@ import (
 
 	"github.com/hubd-dev/hubd/internal/demo"
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
 // patience bounds every wait: it turns a hang into a failure and measures nothing.
-const patience = 20 * time.Second
+const patience = testkit.Patience
+
+var eventually = testkit.Eventually
 
 // testTable has the services that the captures were recorded with; demo stands
 // for their service hub.
@@ -275,14 +278,4 @@ func (s *script) Read(p []byte) (int, error) {
 		s.pieces = s.pieces[1:]
 	}
 	return n, nil
-}
-
-func eventually(t testing.TB, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !f(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("did not happen: %s", what)
-		}
-		<-time.After(time.Millisecond) // between two looks
-	}
 }

@@ -13,9 +13,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
-const patience = 20 * time.Second
+const patience = testkit.Patience
 
 // echoServer sends each message back, and tells how its connections ended.
 func echoServer(t *testing.T, limit int) (url string, ended chan error) {
