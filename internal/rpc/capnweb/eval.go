@@ -16,11 +16,12 @@ type evaluator struct {
 	b      []byte
 	i      int
 	batch  *rpc.Batch
-	pl     *payload      // what the values evaluated belong to
-	scope  *mapScope     // set inside the instructions of a map
-	budget *atomic.Int64 // operations left for the message
-	nested int           // how many calls enclose the present position
-	depth  int           // of the expression at the present position; see maxDepth
+	pl     *payload  // what the values evaluated belong to
+	scope  *mapScope // set inside the instructions of a map
+	budget *budget   // of the message
+	paid   bool      // the next operation is: it is an instruction of a map
+	nested int       // how many calls enclose the present position
+	depth  int       // of the expression at the present position; see maxDepth
 }
 
 // Limits of expressions, which are those of the JavaScript library: what we
@@ -33,10 +34,27 @@ const (
 
 var errDeep = &protocolError{name: "TypeError", message: "Deserialization exceeded maximum allowed message depth of 256."}
 
-// spend takes one operation from the budget of the message.
-func (e *evaluator) spend(n int) error {
-	if left := e.budget.Add(-int64(n)); left < 0 {
-		if left+int64(n) >= 0 { // the rest of a map would count again
+// budget is what one message may still ask for, in the maps that it begins as well.
+type budget struct {
+	ops  atomic.Int64 // calls, property reads, and instructions of maps for each element
+	refs atomic.Int64 // mentions of what is there already
+}
+
+const refsPerOp = 16 // of a budget
+
+func newBudget(ops int) *budget {
+	b := new(budget)
+	b.ops.Store(int64(ops))
+	b.refs.Store(int64(ops) * refsPerOp)
+	return b
+}
+
+func (b *budget) over() bool { return b.ops.Load() < 0 || b.refs.Load() < 0 }
+
+// spend takes one from a part of the budget.
+func (e *evaluator) spend(part *atomic.Int64) error {
+	if left := part.Add(-1); left < 0 {
+		if left == -1 { // the rest of a map would count again
 			e.s.link.Rejected(LimitOperations)
 		}
 		return broken("too many operations in one message")
@@ -356,15 +374,21 @@ func (e *evaluator) reference(tag string) (p *promise, stub, ok bool, err error)
 		}
 		return nil, false, false, nil
 	}
-	if err := e.spend(1); err != nil {
-		return nil, false, false, err
-	}
 	var path []rpc.PathPart
 	more := e.more()
 	if more {
 		if path, ok = e.path(); !ok {
 			return nil, false, false, nil
 		}
+	}
+	part := &e.budget.refs
+	if len(path) > 0 || e.more() { // something is read, called or mapped
+		part = &e.budget.ops
+	}
+	if part == &e.budget.ops && e.paid {
+		e.paid = false
+	} else if err := e.spend(part); err != nil {
+		return nil, false, false, err
 	}
 	if tag == "remap" {
 		if !more {

@@ -47,6 +47,7 @@ func (f *frames) Read(p []byte) (int, error) {
 			continue
 		}
 		if err := f.account(h); err != nil {
+			f.left = int64(h.size) + int64(h.length) - int64(f.to-f.from)
 			return 0, err
 		}
 		if !h.everyday() || f.parts || h.size+h.length > readBuffer {

@@ -107,7 +107,7 @@ func (e *evaluator) init(check func(name string, x any) (known, ok bool)) (*rpc.
 			}
 			switch known, ok := check(name, x); {
 			case known && !ok:
-				return nil, false, &protocolError{name: "TypeError", message: "invalid " + name + " of a request or response"}
+				return nil, false, quoting("TypeError", "invalid %s of a request or response", []byte(name))
 			case known:
 				m.Set(name, x)
 			}

@@ -1,8 +1,6 @@
 package capnweb
 
 import (
-	"sync/atomic"
-
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
@@ -89,7 +87,7 @@ func (e *evaluator) captures(m *mapping) error {
 		default:
 			return fail()
 		}
-		if err := e.spend(1); err != nil {
+		if err := e.spend(&e.budget.refs); err != nil {
 			return err
 		}
 		e.rest()
@@ -104,7 +102,7 @@ type mapping struct {
 	source   *promise
 	captures []*promise
 	body     []byte // the list of instructions
-	budget   *atomic.Int64
+	budget   *budget
 }
 
 func (m *mapping) drop() {
@@ -159,7 +157,7 @@ func (m *mapping) run(b *rpc.Batch) {
 		fail := rpc.HandlerError("", err.Error())
 		fail.Ran = rpc.RanUnknown
 		if pe, ok := err.(*protocolError); ok {
-			if m.budget.Load() < 0 {
+			if m.budget.over() {
 				s.abort(pe)
 			}
 			if pe.name != "Error" {
@@ -201,9 +199,10 @@ func (m *mapping) element(b *rpc.Batch, v rpc.Value) (*promise, error) {
 	defer scope.drop()
 	e := &evaluator{s: s, b: m.body, i: 1, batch: b, scope: scope, budget: m.budget, nested: 1}
 	for e.more() {
-		if err := e.spend(1); err != nil {
+		if err := e.spend(&e.budget.ops); err != nil {
 			return nil, err
 		}
+		e.paid = true
 		p, err := e.expression()
 		if err != nil {
 			return nil, err

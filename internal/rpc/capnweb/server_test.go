@@ -267,6 +267,20 @@ func TestCapabilityPassesBetweenSessions(t *testing.T) {
 	})
 	st.Release()
 	shelf.Release()
+
+	// An object of the hub outlives the connection that it was first given to.
+	first := dial(t, socket, DialOptions{})
+	counter := first.Main().Call("demo.counter", 40)
+	if _, err := first.Main().Call("shelf.put", counter).Value(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	kept := b.Main().Call("shelf.take")
+	first.Close()
+	v, err = kept.Call("increment", 2).Value(t.Context())
+	wantJSON(t, v, err, `42`)
+	kept.Release()
+	shelf.Release()
+	eventually(t, "the counter is released", func() bool { return demo.Counters.Load() == 0 })
 }
 
 func post(t *testing.T, sv *Server, body string) (int, string) {
@@ -374,6 +388,27 @@ func TestAnnouncedLengthIsRefused(t *testing.T) {
 			t.Errorf("length %d: answered %q", length, all)
 		}
 		nc.Close()
+	}
+}
+
+// A peer that sends all of a message that is too long still learns why it failed.
+func TestTooLongMessageIsToldSo(t *testing.T) {
+	_, socket, _ := startServer(t, func(c *Config) { c.Limits.MaxMessage = 4 << 20 })
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}
+	for range 5 {
+		ws, _, err := websocket.Dial(t.Context(), "ws://x/capnweb", &websocket.DialOptions{HTTPClient: &http.Client{Transport: tr}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ws.Write(t.Context(), websocket.MessageText, bytes.Repeat([]byte{' '}, 4<<20+1)); err != nil {
+			t.Errorf("sending: %v", err)
+		}
+		if _, _, err := ws.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusMessageTooBig {
+			t.Errorf("ended with %v", err)
+		}
+		ws.CloseNow()
 	}
 }
 

@@ -208,9 +208,7 @@ func (s *Session) receive(b *rpc.Batch, msg []byte) error {
 	if msg[0] != '[' {
 		return bad()
 	}
-	budget := new(atomic.Int64)
-	budget.Store(int64(s.limits.MaxOps))
-	e := &evaluator{s: s, b: msg, i: 1, batch: b, budget: budget}
+	e := &evaluator{s: s, b: msg, i: 1, batch: b, budget: newBudget(s.limits.MaxOps)}
 	if !e.more() {
 		return bad()
 	}

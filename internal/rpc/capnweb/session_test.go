@@ -288,13 +288,36 @@ func TestLongChain(t *testing.T) {
 }
 
 func TestOperationBudget(t *testing.T) {
-	s, tp, _ := testSession(t)
-	say(t, s, `["push",["pipeline",0,["demo","range"],[4000]]]`)
-	err := s.Receive(nil, []byte(`["push",["remap",1,[],[["import",0]],[["pipeline",-1,["math","add"],[["pipeline",0],1]],["pipeline",1]]]]`))
-	if got := tp.waitFor(1); !strings.Contains(got[len(got)-1], "too many operations") {
-		t.Errorf("sent %.200q, error %v", got, err)
+	const add = `[["pipeline",-1,["math","add"],[["pipeline",0],1]]]`
+	nested := func(body string) string { // with the range as its first capture
+		return `[["pipeline",-2],["remap",1,[],[["import",-1],["import",-2]],` + body + `]]`
 	}
-	s, tp, _ = testSession(t)
+	for _, c := range []struct {
+		elements int
+		body     string
+		ok       bool
+	}{
+		{9999, add, true}, {9999, `[["pipeline",0]]`, true}, {9999, `[["undefined"]]`, true}, {10000, add, false}, {10000, `[1]`, false},
+		{5000, `[["pipeline",0,["x"]],["pipeline",1,["y"]]]`, false},
+		{6, `[["pipeline",-1,["echo"],[[[` + strings.TrimSuffix(strings.Repeat(`["pipeline",0],`, 30000), ",") + `]]]]]`, false},
+		{50, nested(add), true}, {100, nested(add), false}, {20, nested(nested(nested(nested(add)))), false},
+	} {
+		s, tp, _ := testSession(t)
+		say(t, s, fmt.Sprintf(`["push",["pipeline",0,["demo","range"],[%d]]]`, c.elements))
+		if c.body == `[["pipeline",0,["x"]],["pipeline",1,["y"]]]` {
+			say(t, s, `["release",1,1]`, `["push",[[`+strings.TrimSuffix(strings.Repeat(`{"x":{"y":1}},`, c.elements), ",")+`]]]`)
+		}
+		id := s.lastIn
+		_ = s.Receive(nil, []byte(fmt.Sprintf(`["push",["remap",%d,[],[["import",0],["import",%d]],%s]]`, id, id, c.body)))
+		if s.Ended() == nil {
+			say(t, s, fmt.Sprintf(`["pull",%d]`, id+1))
+		}
+		got := tp.waitFor(1)
+		if aborted := strings.Contains(got[0], "too many operations"); aborted == c.ok || c.ok && !strings.HasPrefix(got[0], `["resolve",`) {
+			t.Errorf("%d elements of %.60s: %.100s", c.elements, c.body, got[0])
+		}
+	}
+	s, tp, _ := testSession(t)
 	big := `["push",["pipeline",0,["echo"],[` + strings.TrimSuffix(strings.Repeat(`["pipeline",0,["x"]],`, 10001), ",") + `]]]`
 	if err := s.Receive(nil, []byte(big)); err == nil || !strings.Contains(tp.waitFor(1)[0], "too many operations") {
 		t.Errorf("error %v", err)

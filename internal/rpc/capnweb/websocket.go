@@ -64,8 +64,18 @@ func (c *socket) Read(p []byte) (int, error) {
 	if err == ErrTooBig {
 		c.session.link.Rejected(LimitMessage)
 		c.close(closeTooBig, "message is too long")
+		c.drain()
 	}
 	return n, err
+}
+
+// drain takes what is on its way of a message that was refused, unless it is
+// out of all proportion. A peer that is still sending it would not see the close
+// frame otherwise: closing with unread input resets the connection.
+func (c *socket) drain() {
+	if rest := c.frames.left; rest > 0 && rest <= 2*c.frames.limit {
+		_, _ = io.CopyN(io.Discard, c.Conn, rest) // close has set a deadline
+	}
 }
 
 // fill flushes what the reader has caused, then reads.
