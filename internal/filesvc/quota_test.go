@@ -297,6 +297,17 @@ func TestAbandonedUploadsAreRemoved(t *testing.T) {
 	}
 	defer s.Close()
 	s.tidying.Wait()
+	without, err := Open(Options{Root: root}) // it looks only where files must have names
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer without.Close()
+	without.tidying.Wait()
+	again := filepath.Join(root, "dir", tempName+"33333333333333333333333333")
+	if err := os.WriteFile(again, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	without.tidy(t.Context())
 	b := &box{t: t, s: s, root: root}
 	want := strings.Join([]string{writing.name, tempName + "abcdefghijklmnopqrstuvwxyz", tempName + "notes", "dir"}, " ")
 	if got := strings.Join(b.names("."), " "); got != want {

@@ -148,7 +148,7 @@ var noRowForSeries = map[string]string{
 	"state_transaction": "operations of one transaction; the store's own tests",
 	"state_queue":       "needs a disk that hangs; the store's own tests",
 	"state_disk":        "needs a full disk; TestWritesRefusedWhileTheDiskIsFull of tests",
-	"file_quota":        "TestQuotaOfTheFolder: needs a folder",
+	"file_quota":        "TestFileQuota: needs a folder",
 }
 
 // Every key limits.* has a row that exceeds it, and every limit that can be

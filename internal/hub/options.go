@@ -328,8 +328,6 @@ func (o Options) Validate() error {
 	}
 	if o.FileRoot != "" {
 		add(checkFolder("file root", o.FileRoot))
-	} else if o.FileQuota != 0 {
-		add(errors.New("file quota: there is no file root"))
 	}
 	if q := o.FileQuota; q != 0 && (q < 64<<10 || q > 1<<52) {
 		add(fmt.Errorf("file quota: %d is not between %d and %d", q, 64<<10, 1<<52))
