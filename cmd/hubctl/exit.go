@@ -91,6 +91,9 @@ func (e unreachable) Error() string {
 
 // hungUp reports whether the hub took the connection and ended it without a word.
 func (e unreachable) hungUp() bool {
+	if _, dialing := errors.AsType[*net.OpError](e.err); !dialing && client.KindOf(e.err) == client.KindDisconnected {
+		return true // the client's own words for the end of the stream
+	}
 	return errors.Is(e.err, syscall.ECONNRESET) || errors.Is(e.err, syscall.EPIPE) || errors.Is(e.err, net.ErrClosed) || errors.Is(e.err, io.EOF)
 }
 

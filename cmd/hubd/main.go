@@ -144,6 +144,7 @@ func signals() (ctx context.Context, reload <-chan struct{}, stop func()) {
 				default: // one is waiting already
 				}
 			case stopping:
+				fmt.Fprintln(os.Stderr, "hubd: a second signal: stopped at once, running calls are lost")
 				os.Exit(hub.ExitFailure)
 			default:
 				stopping = true
