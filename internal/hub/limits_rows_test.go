@@ -340,25 +340,32 @@ var limitRows = []limitRow{
 		},
 	},
 	{
-		name: "connections", keys: []string{"connections"}, limit: "connections", atLeast: true, options: small(Limits{Connections: 3}),
+		name: "connections", keys: []string{"connections"}, limit: "connections", atLeast: true, options: small(Limits{Connections: 8}),
 		exceed: func(h *limitTest) {
-			first, last := h.dial(), h.dial()
-			h.served(first)
-			h.served(last)
-			for range 5 {
-				w := h.dial()
-				h.closed(w)
+			// The other client has a place. That of the look at the metrics before
+			// is free again soon.
+			place := func() (w *wire) {
+				eventually(h.T, "there is room", func() bool {
+					w = h.dial()
+					_, err := w.Write([]byte(`{"action":"rpc_request","request_id":"t","method":"ping"}` + "\n"))
+					line, _ := w.r.ReadString('\n')
+					return err == nil && line != ""
+				})
+				return w
 			}
-			last.Close()
+			first := place()
+			var others []*wire
+			for range 6 {
+				others = append(others, place())
+			}
+			for range 5 {
+				h.closed(h.dial())
+			}
+			for _, w := range others {
+				w.Close()
+			}
 			eventually(h.T, "there is room again", func() bool {
-				w := h.dial()
-				defer w.Close()
-				_, err := w.Write([]byte(`{"action":"rpc_request","request_id":"t","method":"ping"}` + "\n"))
-				line, _ := w.r.ReadString('\n')
-				return err == nil && line != ""
-			})
-			eventually(h.T, "for those who ask for metrics as well", func() bool {
-				var peers []json.RawMessage // the other client is the second
+				var peers []json.RawMessage
 				err := json.Unmarshal(first.call("hub.peers", "{}").Result, &peers)
 				return err == nil && len(peers) == 2
 			})
