@@ -77,10 +77,11 @@ var formulaText = template.Must(template.New("hubd.rb").Parse(`class Hubd < Form
   end
 
   def caveats
-    on_macos do
-      return "The hub itself runs on Linux; hubctl reaches it over TLS or a forwarded socket (hubctl context --help)."
+    if OS.mac?
+      "The hub itself runs on Linux; hubctl reaches it over TLS or a forwarded socket (hubctl context --help)."
+    else
+      "hubd service install sets up the hub of this user under systemd."
     end
-    "hubd service install sets up the hub of this user under systemd."
   end
 
   test do

@@ -45,9 +45,15 @@ func (r *release) pack(ctx context.Context, t tree, format string) error {
 	}
 	env := []string{
 		"ARCH=" + t.arch, "VERSION=" + version, "DESCRIPTION=" + description,
-		"SOURCE_DATE_EPOCH=" + strconv.FormatInt(r.date.Unix(), 10), "GOFLAGS=", "CGO_ENABLED=0",
+		"SOURCE_DATE_EPOCH=" + strconv.FormatInt(r.date.Unix(), 10),
 	}
-	return run(ctx, env, "go", "run", nfpm, "package", "--config", config, "--packager", format, "--target", r.out+"/")
+	program := filepath.Join(r.stage, "bin", "nfpm")
+	if _, err := os.Stat(program); err != nil { // the first package
+		if err := run(ctx, []string{"GOFLAGS=", "CGO_ENABLED=0", "GOBIN=" + filepath.Dir(program)}, "go", "install", nfpm); err != nil {
+			return err
+		}
+	}
+	return run(ctx, env, program, "package", "--config", config, "--packager", format, "--target", r.out+"/")
 }
 
 // content is one file or folder of a package, as nfpm reads it.
