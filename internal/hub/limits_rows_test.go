@@ -552,6 +552,28 @@ var limitRows = []limitRow{
 		},
 	},
 	{
+		name: "values that Cap'n Web keeps", keys: []string{"capnweb_values"}, limit: "capnweb_values", options: small(Limits{CapnwebValues: 64 << 10}),
+		exceed: func(h *limitTest) {
+			w := h.upgraded("/capnweb")
+			for range 2 { // neither is released
+				w.send(wsFrame(1, `["push",["pipeline",0,["echo"],["`+strings.Repeat("v", 40<<10)+`"]]]`))
+			}
+			w.send(wsFrame(1, `["pull",2]`))
+			text := make([]byte, 256)
+			if _, err := io.ReadAtLeast(w.r, text, 64); err != nil || !strings.Contains(string(text), `["reject",2`) {
+				h.Errorf("%v %.200q", err, text)
+			}
+			w.send(wsFrame(1, `["push",["pipeline",0,["math","add"],[1,2]]]`) + wsFrame(1, `["pull",3]`))
+			for !strings.Contains(string(text), `["resolve",3,3]`) {
+				n, err := w.r.Read(text[:cap(text)])
+				if err != nil {
+					h.Fatalf("the session does not go on: %v", err)
+				}
+				text = text[:n]
+			}
+		},
+	},
+	{
 		name: "operations of Cap'n Web", keys: []string{"capnweb_operations"}, limit: "capnweb_operations", options: small(Limits{CapnwebOperations: 16}),
 		exceed: func(h *limitTest) {
 			w := h.upgraded("/capnweb")

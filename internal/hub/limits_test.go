@@ -139,7 +139,7 @@ var noRowForKey = map[string]string{
 	"limits.request_wait":        "how long request_memory is waited for; its row sets it",
 	"limits.drain":               "not met by a peer but by the hub as it stops: TestShutdownCancelsWhatDoesNotEnd; counts in hubd_cancels_total{cause=\"shutdown\"}",
 	"limits.tcp_silence":         "needs a network that is cut: TestPeersBehindACutCable; the kernel ends those connections",
-	"limits.session_memory":      "costs history, refuses nobody: hubd_session_evicted_events_total, TestMemoryOfAllSessions of the session package",
+	"limits.session_memory":      "costs history, refuses nobody: hubd_session_evicted_events_total, TestMemoryOfAllSessionsIsBounded of the session package",
 	"limits.state_history_bytes": "as state_history_events, whichever comes first",
 }
 
@@ -147,8 +147,8 @@ var noRowForKey = map[string]string{
 var noRowForSeries = map[string]string{
 	limitAttempts:       "TestFailedAttemptsAreLimited",
 	"state_transaction": "operations of one transaction; the store's own tests",
-	"state_queue":       "needs a disk that hangs; the store's own tests",
-	"state_disk":        "needs a full disk; TestWritesRefusedWhileTheDiskIsFull of tests",
+	"state_queue":       "needs a disk that hangs",
+	"state_disk":        "needs a full disk; TestStateDiskFull of tests",
 	"file_quota":        "TestFileQuota: needs a folder",
 }
 

@@ -121,6 +121,7 @@ func start(o Options) (_ *hub, err error) {
 	}
 	h.background.Go(h.sweep)
 	h.background.Go(h.watchMemory)
+	h.background.Go(h.giveBack)
 	if err := h.keepPresence(); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,39 @@
+package hub
+
+import "testing"
+
+// Collecting is due in a quiet hub that holds much more than before, once.
+func TestThrift(t *testing.T) {
+	const MiB = 1 << 20
+	var g thrift
+	g.collected(30*MiB, 5)
+	for i, step := range []struct {
+		inUse  int64
+		cycles uint64
+		due    bool
+	}{
+		{31 * MiB, 5, false},  // nothing happened
+		{150 * MiB, 9, false}, // busy
+		{160 * MiB, 9, true},  // quiet
+	} {
+		if got := g.due(step.inUse, step.cycles); got != step.due {
+			t.Errorf("step %d: %t", i, got)
+		}
+	}
+	g.collected(140*MiB, 11) // it is all alive
+	for i, step := range []struct {
+		inUse  int64
+		cycles uint64
+		due    bool
+	}{
+		{150 * MiB, 11, false}, // not again
+		{160 * MiB, 11, false},
+		{40 * MiB, 12, false}, // it was given back
+		{60 * MiB, 12, false},
+		{80 * MiB, 12, true},
+	} {
+		if got := g.due(step.inUse, step.cycles); got != step.due {
+			t.Errorf("afterwards, step %d: %t", i, got)
+		}
+	}
+}
