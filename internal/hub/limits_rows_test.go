@@ -1,11 +1,9 @@
 package hub
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -614,12 +612,4 @@ func (h *limitTest) aborted(w *wire) {
 func (h *limitTest) spoolIsEmpty() {
 	h.Helper()
 	eventually(h.T, "the spool is empty", func() bool { return h.sample("hubd_spool_bytes") == "0" })
-}
-
-// client speaks HTTP over the Unix socket, each request on a connection of its own.
-func (h *limitTest) client() *http.Client {
-	return &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", h.socket)
-		}}}
 }
