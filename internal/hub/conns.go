@@ -26,6 +26,7 @@ const (
 	limitHTTPIdle        = "http_idle"
 	limitWriteStall      = "write_stall"
 	limitFrame           = "frame"
+	limitLogLines        = "log_lines"
 	descriptorReserve    = 64 // for logs, state, listeners and what handlers open
 )
 
@@ -119,8 +120,20 @@ func (r *registry) assignLocked(c *conn, owner string) bool {
 	return true
 }
 
+// releaseLocked takes a connection from u. An account in which calls still
+// count stays for whoever comes under the same name.
 func (r *registry) releaseLocked(u *account) {
-	if u.conns--; u.conns == 0 {
+	u.conns--
+	r.forgetLocked(u)
+	if len(r.users) > 2*len(r.all)+16 { // the calls of those that stayed have ended since
+		for _, u := range r.users {
+			r.forgetLocked(u)
+		}
+	}
+}
+
+func (r *registry) forgetLocked(u *account) {
+	if u.conns == 0 && u.quota.Idle() {
 		delete(r.users, u.owner)
 	}
 }

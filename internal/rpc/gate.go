@@ -122,3 +122,6 @@ type Quota struct {
 
 // N returns the present count.
 func (q *Quota) N() int { return int(q.n.Load()) }
+
+// Idle reports whether nothing counts in it.
+func (q *Quota) Idle() bool { return q.n.Load() == 0 && q.subscriptions.Load() == 0 }
