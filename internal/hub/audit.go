@@ -10,6 +10,9 @@ import (
 	"github.com/hubd-dev/hubd/internal/trust"
 )
 
+// auditPart names the lines of the audit log.
+const auditPart = "audit"
+
 // What one address may cause in lines of the audit log: a burst, then one each second.
 const (
 	auditBurst     = 10
@@ -30,7 +33,7 @@ type audit struct {
 
 func newAudit(log *zap.Logger) *audit {
 	return &audit{
-		log:   log.Named("audit"),
+		log:   log.Named(auditPart),
 		limit: trust.Limiter{Burst: auditBurst, Every: auditEvery, Max: auditAddresses},
 	}
 }

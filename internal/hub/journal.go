@@ -12,9 +12,6 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-// maxEntry bounds the text of one entry of the journal.
-const maxEntry = 8 << 10
-
 // journal is a zapcore.Core that sends entries with fields to the systemd
 // journal: "method" becomes HUBD_METHOD, so that "journalctl HUBD_METHOD=x"
 // finds them. The message has them too, for readers of plain lines. Values go
@@ -51,7 +48,7 @@ func (j *journal) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Chec
 func (j *journal) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	vars := map[string]string{"SYSLOG_IDENTIFIER": "hubd"}
 	var text strings.Builder
-	text.WriteString(rpc.CleanText(e.Message, maxEntry))
+	text.WriteString(rpc.CleanText(e.Message, maxLine))
 	if e.LoggerName != "" {
 		vars["HUBD_PART"] = e.LoggerName
 	}
@@ -62,7 +59,7 @@ func (j *journal) Write(e zapcore.Entry, fields []zapcore.Field) error {
 			for name, v := range values.Fields { // one, but two for errors with details
 				plain := plainText(v)
 				vars["HUBD_"+fieldName(name)] = plain
-				if text.Len() < maxEntry {
+				if text.Len() < maxLine {
 					fmt.Fprintf(&text, " %s=%s", name, quoted(plain))
 				}
 			}
@@ -101,8 +98,8 @@ func plainText(v any) string {
 	default:
 		s = fmt.Sprint(v)
 	}
-	if len(s) > maxEntry {
-		s = s[:maxEntry]
+	if len(s) > maxLine {
+		s = s[:maxLine]
 	}
 	return s
 }

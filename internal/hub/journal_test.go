@@ -62,7 +62,7 @@ func TestJournalEntries(t *testing.T) {
 		t.Errorf("an entry below the level: %q", message)
 	}
 	conn.Info("long", zap.String("text", strings.Repeat("x", 1<<20)))
-	if len(message) > 3*maxEntry || len(fields["HUBD_TEXT"]) != maxEntry {
+	if len(message) > 3*maxLine || len(fields["HUBD_TEXT"]) != maxLine {
 		t.Errorf("an entry of %d bytes with a field of %d", len(message), len(fields["HUBD_TEXT"]))
 	}
 	if fallen.Len() != 0 {

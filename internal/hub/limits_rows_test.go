@@ -94,6 +94,18 @@ var limitRows = []limitRow{
 		},
 	},
 	{
+		name: "lines of the log", limit: limitLogLines, atLeast: true,
+		exceed: func(h *limitTest) {
+			w := h.dial()
+			for range 4 * logBurst {
+				w.send("what is this\n")
+				if line, err := w.r.ReadString('\n'); err != nil || !strings.Contains(line, `"type":"error"`) {
+					h.Fatalf("%s, %v", line, err)
+				}
+			}
+		},
+	},
+	{
 		name: "frame, snekrpc", limit: "frame",
 		exceed: func(h *limitTest) {
 			w := h.dial()

@@ -130,7 +130,7 @@ func callFields(c *rpc.Call, err *rpc.Error, more ...zap.Field) []zap.Field {
 	}
 	if l := c.Link(); l != nil {
 		if at, ok := l.Conn.(*conn); ok {
-			fields = append(fields, zap.Uint64("conn", at.id), zap.String("peer", at.peerName()))
+			fields = append(fields, zap.Uint64("conn", at.id), zap.String("peer", at.peerName()), byPeer(at))
 		}
 	}
 	if err != nil {

@@ -189,7 +189,7 @@ var limitNames = []string{
 	statesvc.LimitKey, statesvc.LimitValue, statesvc.LimitTotal, statesvc.LimitTransaction, statesvc.LimitQueue, statesvc.LimitDisk,
 	limitConnections, limitConnectionsUID, limitUnauthenticated, limitHandshake, limitAttempts, limitFirstByte,
 	limitUnfinished, limitPartialFrame, limitFrame, limitWriteStall,
-	limitHTTPBody, limitHTTPHead, limitHTTPHeadBytes, limitHTTPIdle, limitUpload, limitSpool, limitParts, filesvc.LimitQuota,
+	limitHTTPBody, limitHTTPHead, limitHTTPHeadBytes, limitHTTPIdle, limitUpload, limitSpool, limitParts, filesvc.LimitQuota, limitLogLines,
 }
 
 func (m *metrics) rejected(limit string) { m.rejections.WithLabelValues(limit).Inc() }

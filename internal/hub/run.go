@@ -152,6 +152,7 @@ func newHub(o Options) *hub {
 	if h.log == nil {
 		h.log = newLog(h.level)
 	}
+	h.log = limitLog(h.log, func() { h.metrics.rejected(limitLogLines) })
 	h.audit = newAudit(h.log)
 	h.attempts = trust.Limiter{Burst: attemptBurst, Every: attemptEvery, Max: attemptAddresses}
 	h.begun = rpc.Budget{Limit: int64(o.Limits.Unfinished), Patience: o.Limits.PartialFrame}

@@ -112,7 +112,7 @@ func (h *hub) hand(c *conn, p rpc.Protocol) {
 	}
 	c.speaks(p)
 	h.metrics.accepted(p, c.listener.transport())
-	log := h.log.With(zap.Uint64("conn", c.id), zap.String("protocol", string(p)))
+	log := h.log.With(zap.Uint64("conn", c.id), zap.String("protocol", string(p)), byPeer(c))
 	level := zapcore.InfoLevel
 	if c.peer.Load().PID == os.Getpid() {
 		level = zapcore.DebugLevel // the watchdog

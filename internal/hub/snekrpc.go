@@ -61,7 +61,7 @@ func (h *hub) serveTunnel(w http.ResponseWriter, r *http.Request) {
 	c.head = append(append([]byte(nil), rest...), c.head...)
 	c.speaks(rpc.Snekrpc)
 	h.metrics.accepted(rpc.Snekrpc, c.listener.transport())
-	log := h.log.With(zap.Uint64("conn", c.id), zap.String("protocol", string(rpc.Snekrpc)))
+	log := h.log.With(zap.Uint64("conn", c.id), zap.String("protocol", string(rpc.Snekrpc)), byPeer(c))
 	log.Info("tunnel", zap.Stringer("listener", c.listener), zap.String("peer", c.peerName()))
 	tunnel := h.snekrpcConn(c, c, "http", true)
 	tunnel.Trace = rpc.ParseTrace(r.Header.Get("Traceparent"), r.Header.Get("Tracestate"))
