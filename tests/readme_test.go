@@ -50,6 +50,20 @@ func TestTranscripts(t *testing.T) {
 	}
 }
 
+// TestReadmeBegins checks the two commands that need nothing else.
+func TestReadmeBegins(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(text), "\n## ")
+	for _, command := range []string{"\ngo run ./cmd/hubd --demo ", "\nmake test "} {
+		if !strings.Contains(first, command) {
+			t.Errorf("README.md does not begin with %q", command)
+		}
+	}
+}
+
 // installed reports whether a command can be run: hubd and hubctl always can.
 func installed(tool string) bool {
 	if tool == "hubctl" || tool == "hubd" {
