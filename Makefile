@@ -7,7 +7,7 @@ LINTER  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 # How long one fuzz target runs under `make fuzz`.
 FUZZTIME ?= 60s
 # The limit of one test package. The whole of `make test` stays well below it.
-TIMEOUT ?= 10m
+TIMEOUT ?= 30m
 # What `make test` gives to go test beyond the usual.
 TESTFLAGS ?=
 
