@@ -144,41 +144,58 @@ func TestRevokingEndsProviders(t *testing.T) {
 	}
 }
 
-// A reference that a peer was given is worth no more than the token it came with.
+// A reference that a peer was given is worth no more than the token it came
+// with, whether the connection came with the token or presented it through the
+// method authenticate, whose result may be used beside another token.
 func TestRevokingEndsReferences(t *testing.T) {
 	t.Parallel()
-	h := startHub(t, Options{Demo: true, Listen: []string{listenToken}})
-	token := h.token("holder", "")
-	c, err := capnweb.Dial(t.Context(), "ws://"+h.tcp+"/capnweb", capnweb.DialOptions{Header: http.Header{"Authorization": {"Bearer " + token}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	counter := func() (*rpc.Ref, error) {
-		v, err := c.Call(t.Context(), "demo.counter", 40)
-		if err != nil {
-			return nil, err
-		}
-		ref, ok := v.Tree().(*rpc.Ref)
-		if !ok {
-			t.Fatalf("demo.counter returned %v", v)
-		}
-		return ref, nil
-	}
-	ref, err := counter()
-	if err != nil {
-		t.Fatal(err)
-	}
-	increment := func() (rpc.Value, error) {
-		ctx, stop := context.WithTimeout(t.Context(), patience)
-		defer stop()
-		return rpc.Do(ctx, ref.Target, &rpc.Call{Path: []rpc.PathPart{{Name: "increment"}}, Args: rpc.ListArgs(rpc.RawString("2"))})
-	}
-	if v, err := increment(); err != nil {
-		t.Fatal(v, err)
-	}
-	h.revoke("holder")
-	if v, err := increment(); err == nil || !strings.Contains(err.Error(), "revoked") {
-		t.Errorf("the object still answers: %v, %v", v, err)
+	for name, with := range map[string]struct{ header, presented bool }{
+		"token of the request":      {header: true},
+		"authenticate":              {presented: true},
+		"authenticate, both tokens": {header: true, presented: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := startHub(t, Options{Demo: true, Listen: []string{listenToken}})
+			token := h.token("holder", "")
+			header := http.Header{}
+			if with.header {
+				first := token
+				if with.presented {
+					first = h.token("other", "")
+				}
+				header.Set("Authorization", "Bearer "+first)
+			}
+			c, err := capnweb.Dial(t.Context(), "ws://"+h.tcp+"/capnweb", capnweb.DialOptions{Header: header})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			main := c.Main()
+			if with.presented {
+				main = main.Call("authenticate", token)
+			}
+			counter := main.Call("demo.counter", 40)
+			if _, err := counter.Value(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			increment := func() (rpc.Value, error) {
+				ctx, stop := context.WithTimeout(t.Context(), patience)
+				defer stop()
+				return counter.Call("increment", 2).Value(ctx)
+			}
+			if v, err := increment(); err != nil {
+				t.Fatal(v, err)
+			}
+			h.revoke("holder")
+			if v, err := increment(); err == nil || !strings.Contains(err.Error(), "revoked") {
+				t.Errorf("the object still answers: %v, %v", v, err)
+			}
+			if with.header && with.presented {
+				if _, err := c.Call(t.Context(), "demo.counter", 1); err != nil {
+					t.Errorf("the other token: %v", err)
+				}
+			}
+		})
 	}
 }

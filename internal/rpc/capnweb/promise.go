@@ -436,7 +436,10 @@ func (p *promise) endArgs(result *payload) {
 
 // Result takes the value that a method returned. References among the
 // arguments are lent to the method; any other that it returns is given to p.
-func (p *promise) Result(b *rpc.Batch, _ *rpc.Call, v rpc.Value) {
+func (p *promise) Result(b *rpc.Batch, c *rpc.Call, v rpc.Value) {
+	if c.Peer != nil && c.Peer != p.s.peer.Load() {
+		v = p.bind(v, c.Peer)
+	}
 	out := payload{v: v}
 	err := p.adopt(&out)
 	for _, r := range out.refs {

@@ -228,35 +228,45 @@ func (w *walker) tree(x any, depth int) *rpc.Error {
 // fill returns the tree with every hole replaced by the value of its promise.
 // Each promise is settled and was not rejected.
 func fill(x any) any {
-	switch x := x.(type) {
-	case *hole:
-		if x.p.value.IsUndefined() {
+	return replace(x, func(part any) any {
+		h, ok := part.(*hole)
+		switch {
+		case !ok:
+			return part
+		case h.p.value.IsUndefined():
 			return rpc.Undefined{}
 		}
-		return x.p.value
+		return h.p.value
+	})
+}
+
+// replace returns a copy of the tree in which f has replaced all that is no
+// container.
+func replace(x any, f func(part any) any) any {
+	switch x := x.(type) {
 	case rpc.Value:
 		if _, raw := x.Raw(); raw || x.IsUndefined() {
 			return x
 		}
-		return fill(x.Tree())
+		return replace(x.Tree(), f)
 	case []any:
 		out := make([]any, len(x))
 		for i, e := range x {
-			out[i] = fill(e)
+			out[i] = replace(e, f)
 		}
 		return out
 	case *rpc.Map:
 		out := &rpc.Map{Items: make([]rpc.Item, len(x.Items))}
 		for i, it := range x.Items {
-			out.Items[i] = rpc.Item{Key: it.Key, Value: fill(it.Value)}
+			out.Items[i] = rpc.Item{Key: it.Key, Value: replace(it.Value, f)}
 		}
 		return out
 	case *Request:
-		return &Request{URL: x.URL, Init: fill(x.Init).(*rpc.Map)}
+		return &Request{URL: x.URL, Init: replace(x.Init, f).(*rpc.Map)}
 	case *Response:
-		return &Response{Body: fill(x.Body), Init: fill(x.Init).(*rpc.Map)}
+		return &Response{Body: replace(x.Body, f), Init: replace(x.Init, f).(*rpc.Map)}
 	}
-	return x
+	return f(x)
 }
 
 // step follows one part of a path into a plain value. ok is false when there
