@@ -121,9 +121,19 @@ func (c *Conn) Read(p []byte) (n int, err error) {
 	}
 	if c.watch.limit > 0 && !c.watch.feed(p[:n]) {
 		c.Hangup(CloseTooBig, "message is too long")
+		c.drain()
 		return 0, ErrTooBig
 	}
 	return n, err
+}
+
+// drain takes what is on its way of a frame that was refused, unless it is out
+// of all proportion. A peer that is still sending it would not see the close
+// frame otherwise: closing with unread input resets the connection.
+func (c *Conn) drain() {
+	if rest := c.watch.skip; rest > 0 && rest <= 2*c.watch.limit {
+		_, _ = io.CopyN(io.Discard, c.Conn, rest) // Hangup has set a deadline
+	}
 }
 
 // Write takes the control frames of the library, each whole.

@@ -2,6 +2,7 @@ package ws
 
 import (
 	"encoding/binary"
+	"math"
 	"net"
 	"syscall"
 	"time"
@@ -68,7 +69,8 @@ type frameWatch struct {
 	total int64 // of the message so far
 }
 
-// feed takes what was read and reports whether it is within the limit.
+// feed takes what was read and reports whether it is within the limit. If not,
+// skip is what is still to come of the frame that is over it.
 func (w *frameWatch) feed(p []byte) bool {
 	for len(p) > 0 {
 		if w.skip > 0 {
@@ -103,10 +105,11 @@ func (w *frameWatch) feed(p []byte) bool {
 			length = binary.BigEndian.Uint64(w.head[2:])
 		}
 		w.n = 0
-		if length > uint64(w.limit) {
+		w.skip = int64(min(length, math.MaxInt64))
+		if w.skip > w.limit {
+			w.skip -= int64(len(p))
 			return false
 		}
-		w.skip = int64(length)
 		switch op := w.head[0] & 0x0f; {
 		case op >= 8: // control frames stand between those of a message
 			continue
@@ -114,6 +117,7 @@ func (w *frameWatch) feed(p []byte) bool {
 			w.total = 0
 		}
 		if w.total += w.skip; w.total > w.limit {
+			w.skip -= int64(len(p))
 			return false
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
@@ -99,6 +101,28 @@ func TestAnnouncedLengthIsRefused(t *testing.T) {
 			t.Errorf("the server's end: %v", err)
 		}
 		nc.Close()
+	}
+}
+
+// Who sends a message that is too long hears so, and is not reset while it sends.
+func TestTooLongMessageIsTakenToItsEnd(t *testing.T) {
+	const limit = 4 << 20
+	url, ended := echoServer(t, limit)
+	for range 5 {
+		c, _, err := websocket.Dial(t.Context(), url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Write(t.Context(), websocket.MessageText, make([]byte, limit+1)); err != nil {
+			t.Errorf("sending: %v", err)
+		}
+		if _, _, err := c.Read(t.Context()); websocket.CloseStatus(err) != CloseTooBig {
+			t.Errorf("the sender's end: %v", err)
+		}
+		c.CloseNow()
+		if err := <-ended; !errors.Is(err, ErrTooBig) {
+			t.Errorf("the server's end: %v", err)
+		}
 	}
 }
 
