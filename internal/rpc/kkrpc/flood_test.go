@@ -1,11 +1,13 @@
 package kkrpc
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -252,4 +254,41 @@ func TestStreamsThatDoNotBegin(t *testing.T) {
 	s.Receive(nil, []byte(`{"t":"q","id":"4","op":"call","p":["hub","late"]}`))
 	answer("4")
 	eventually(t, "the stream is forgotten", func() bool { return s.Counts() == Counts{} })
+}
+
+// pullsAtEnd is a consumer that pulls once more just as the end is on its way.
+type pullsAtEnd struct {
+	recorder
+	pull func()
+	once sync.Once
+}
+
+func (w *pullsAtEnd) send(b *rpc.Batch, d Dialect, msg []byte) error {
+	if bytes.Contains(msg, []byte(`"t":"sr"`)) && !bytes.Contains(msg, []byte(`"d":false`)) {
+		w.once.Do(w.pull)
+	}
+	return w.recorder.send(b, d, msg)
+}
+
+// The end of a stream is what its consumer is told of it, not that there is no
+// such stream any more.
+func TestPullThatMeetsTheEnd(t *testing.T) {
+	for method, end := range map[string]string{"count": "d", "countFail": "e"} {
+		rec := &pullsAtEnd{}
+		d := newDemo()
+		s := newSession(rec, rpc.NewLink(nil), &rpc.Peer{Scopes: rpc.AllScopes}, &d.api, Limits{}, false)
+		s.wants.Streams = true
+		var pull []byte
+		rec.pull = func() { s.Receive(nil, pull) }
+		s.Receive(nil, fmt.Appendf(nil, `{"t":"q","id":"1","op":"call","p":["hub",%q],"a":[2]}`, method))
+		eventually(t, "the answer", func() bool { return len(rec.all()) == 1 })
+		sid := rec.all()[0]["v"].(map[string]any)["id"]
+		pull = fmt.Appendf(nil, `{"t":"sq","id":"p","sid":"%s","op":"pull","n":10}`, sid)
+		s.Receive(nil, pull)
+		eventually(t, "the stream is forgotten", func() bool { return s.Counts() == Counts{} })
+		sent := rec.all()
+		if len(sent) != 4 || sent[3][end] == nil || sent[3]["id"] == "p" {
+			t.Errorf("%s: %v", method, sent)
+		}
+	}
 }

@@ -203,7 +203,9 @@ func (o *outStream) finishLocked(b *rpc.Batch) {
 	o.closed = true
 	err := o.err
 	o.mu.Unlock()
-	o.k.s.forgetSource(o)
+	// A pull that comes meanwhile must find the stream: it would be told that
+	// there is none, before the end is told.
+	defer o.k.s.forgetSource(o)
 	if !tell {
 		return
 	}
