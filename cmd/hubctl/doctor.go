@@ -297,7 +297,7 @@ func judgeUnits(u unitStates) finding {
 	switch {
 	case u.service == "failed" || u.socket == "failed":
 		return finding{"unit", levelFail, detail, "journalctl " + u.scope + " -u hubd -e says why; then " +
-			systemctl + " reset-failed hubd.service hubd.socket; " + systemctl + " restart hubd.socket"}
+			systemctl + " reset-failed hubd.service hubd.socket; " + systemctl + " restart hubd.socket hubd.service"}
 	case u.service != "active" && u.service != "activating" && u.service != "reloading" && u.socket != "active":
 		return finding{"unit", levelFail, detail, systemctl + " enable --now hubd.socket"}
 	case u.restarts > 2:
