@@ -21,6 +21,7 @@ Examples:
 Usage:
   hubd [flags]
   hubd config check|print [--defaults] [flags]
+  hubd state check|repair [--apply] [flags]
   hubd service install|uninstall|start|stop|restart|status
 
 Flags:

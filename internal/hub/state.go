@@ -17,8 +17,8 @@ import (
 	"github.com/hubd-dev/hubd/internal/statesvc/kollaborstate"
 )
 
-// storeFolder is where the store lives inside the state folder.
-const storeFolder = "store"
+// StoreFolder is the name of the folder inside the state folder that the store has for itself.
+const StoreFolder = "store"
 
 // largeState is how many bytes of keys and values make reading them leave a
 // noticeable amount of garbage.
@@ -34,7 +34,7 @@ func (h *hub) openStore() error {
 	o := statesvc.Options{Limits: h.stateLimits(), Observer: storeObserver{h.metrics}, Logger: h.log.Named("store")}
 	batches.Install(&o)
 	began := time.Now()
-	store, err := statesvc.Open(filepath.Join(h.opts.State, storeFolder), o)
+	store, err := statesvc.Open(filepath.Join(h.opts.State, StoreFolder), o)
 	if err != nil {
 		return err
 	}

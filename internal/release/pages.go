@@ -72,6 +72,8 @@ hubd - a hub in which programs call each other and share state
 
 **hubd config** **check** | **print** [*flags*]
 
+**hubd state** **check** | **repair** [**--apply**] [*flags*]
+
 **hubd service** **install** | **uninstall** | **start** | **stop** | **restart** | **status**
 
 # DESCRIPTION
@@ -84,7 +86,10 @@ It stays in the foreground and writes its log to standard error: text on a
 terminal, entries with fields in the journal of systemd, JSON elsewhere.
 
 **hubd config check** says what is wrong with the configuration, and where;
-**hubd config print** prints what holds. **hubd service** installs and steers the
+**hubd config print** prints what holds. **hubd state check** says whether the
+stored state is damaged, and where; **hubd state repair** says what a repair would
+drop, and does it with **--apply**: what it drops stays beside the store. The hub must
+be stopped for both. **hubd service** installs and steers the
 units of systemd: those of the system as root, else those of the user.
 
 # OPTIONS

@@ -70,13 +70,18 @@ func (m storeMark) checkMetadata(file string, found []byte) error {
 	return nil
 }
 
-// openFolder makes the folder when it is absent and locks it.
+// makeFolder makes the folder when it is absent and locks it.
+func makeFolder(path string, faults func(string) error) (*folder, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, &FolderError{Path: path, Cause: err}
+	}
+	return openFolder(path, faults)
+}
+
+// openFolder locks a folder that is there.
 func openFolder(path string, faults func(string) error) (*folder, error) {
 	if faults == nil {
 		faults = func(string) error { return nil }
-	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, &FolderError{Path: path, Cause: err}
 	}
 	name := filepath.Join(path, lockName)
 	lock, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
@@ -126,7 +131,8 @@ func (f *folder) identify() (fresh bool, err error) {
 		switch n := e.Name(); {
 		case n == lockName, n == "lost+found", strings.HasSuffix(n, ".tmp"):
 		case n == logName:
-			// A crash while the store was made leaves a log without records and without store.json.
+			// A crash while the store was made leaves a log without records and without store.json. Who makes the
+			// store removes it.
 			if err := f.unfinished(); err != nil {
 				return false, err
 			}
@@ -160,7 +166,7 @@ func (f *folder) unfinished() error {
 			return &DamagedError{File: mark, Offset: -1, Reason: "is missing, but there is a log"}
 		}
 	}
-	return os.RemoveAll(f.logDir())
+	return nil
 }
 
 // create makes the identity of a new store; finish writes it down when everything else is in place.

@@ -27,7 +27,7 @@ func Open(path string, opts Options) (Store, error) {
 }
 
 func openEngine(path string, opts Options) (*engine, error) {
-	f, err := openFolder(path, opts.faults)
+	f, err := makeFolder(path, opts.faults)
 	if err != nil {
 		return nil, err
 	}
@@ -54,6 +54,9 @@ func (e *engine) load(f *folder) error {
 		f.create()
 		e.journal = newJournal(f, e.log)
 		e.view.Store(&view{tree: btree.NewMap[string, *Item](treeDegree)})
+		if err := os.RemoveAll(f.logDir()); err != nil { // without records: see identify
+			return &FolderError{Path: f.path, Cause: err}
+		}
 		if err := e.journal.create(); err != nil {
 			return &FolderError{Path: f.path, Cause: err}
 		}

@@ -21,6 +21,7 @@ type RepairReport struct {
 	Revision uint64   // newest revision that remains
 	Snapshot bool     // the log is of no use: what remains is the newest good snapshot
 	Kept     []string // where the files that were dropped can be found
+	Applied  bool     // the damage was repaired
 }
 
 // damagedSuffix marks files that Repair took out of use.
@@ -70,7 +71,11 @@ func Repair(path string, apply bool) (*RepairReport, error) {
 	if !apply || rep.Damage == nil {
 		return rep, nil
 	}
-	return rep, rep.apply(f, segs, s)
+	if err := rep.apply(f, segs, s); err != nil {
+		return rep, err
+	}
+	rep.Applied = true
+	return rep, nil
 }
 
 // goodSnapshot returns the newest snapshot that is good, and the damage of newer ones.
