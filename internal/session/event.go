@@ -62,6 +62,26 @@ func kindOf(eventType string) kind {
 	return plain
 }
 
+// source says who may publish an event.
+type source uint8
+
+const (
+	anybody   source = iota
+	ownerOnly        // what followers, prompts and the session's status go by
+	hubOnly          // what the hub alone can know
+)
+
+// sourceOf says who events of a type may come from.
+func sourceOf(eventType string) source {
+	switch eventType {
+	case "shutdown", "gap", "heartbeat", "input":
+		return hubOnly
+	case "exit", "resize", "state_snapshot", "permission_request", "permission_resolved":
+		return ownerOnly
+	}
+	return anybody
+}
+
 // draft is an event that has been checked and has no number yet.
 type draft struct {
 	head   []byte // the object without its closing brace and without seq; borrowed

@@ -179,6 +179,7 @@ func TestViews(t *testing.T) {
 	if e, has := s.Snapshot(); !has || e.Seq != 6 {
 		t.Errorf("%v %v", e, has)
 	}
+	s.permanent = false // so that it may have an owner
 	_, err := s.registry.Open("work", OpenOptions{
 		Owner: rpc.NewLink(nil), Peer: &rpc.Peer{PID: 77}, Meta: rpc.RawString(`{"state":"thinking","current_task":"tests"}`),
 	})

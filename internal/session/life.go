@@ -72,6 +72,10 @@ func (s *Session) PublishNumbered(event rpc.Value, by Numbered) (seq uint64, err
 		s.mu.Unlock()
 		return 0, err
 	}
+	if sourceOf(d.typ) == hubOnly {
+		s.mu.Unlock()
+		return 0, errHubEvent(d.typ)
+	}
 	if by.Seq > s.seq+1 {
 		s.skipLocked(by.Seq - 1)
 	}

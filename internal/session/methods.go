@@ -115,7 +115,7 @@ func (s *Session) closableBy(c *rpc.Call) error {
 	defer s.mu.Unlock()
 	switch {
 	case s.permanent:
-		return rpc.Errorf(rpc.CodePermissionDenied, "session %s belongs to the hub", s.name)
+		return errOfHub(s.name)
 	case s.owner == nil, c == nil, s.owner.link == c.Link(), c.Peer != nil && c.Peer.Scopes&rpc.ScopeAdmin != 0:
 		return nil
 	}
@@ -170,21 +170,30 @@ func (r *Registry) publish(ctx context.Context, in publishParams) (rpc.Value, er
 		if in.N != nil {
 			return s.publishNumbered(ctx, in)
 		}
-		if _, err := s.Publish(in.Event); err != nil {
+		if _, err := s.PublishBy(in.Event, publisherOf(ctx)); err != nil {
 			return rpc.Value{}, err
 		}
 	}
 	if in.Events != nil && in.Event.IsUndefined() {
+		by := publisherOf(ctx)
 		for event, err := range in.Events.All(ctx) {
 			if err != nil {
 				return rpc.Value{}, err
 			}
-			if _, err := s.Publish(event); err != nil {
+			if _, err := s.PublishBy(event, by); err != nil {
 				return rpc.Value{}, err
 			}
 		}
 	}
 	return ok, nil
+}
+
+// publisherOf is the caller as a publisher.
+func publisherOf(ctx context.Context) Publisher {
+	if c := rpc.From(ctx); c != nil {
+		return Publisher{Link: c.Link(), Peer: c.Peer}
+	}
+	return Publisher{}
 }
 
 func (s *Session) publishNumbered(ctx context.Context, in publishParams) (rpc.Value, error) {
@@ -368,6 +377,9 @@ func (r *Registry) input(ctx context.Context, in named, send func(rpc.Value) err
 	var link *rpc.Link
 	if c := rpc.From(ctx); c != nil {
 		link = c.Link()
+		if s.permanent && (c.Peer == nil || c.Peer.Scopes&rpc.ScopeAdmin == 0) {
+			return errOfHub(s.name)
+		}
 	}
 	items, err := s.Inputs(link)
 	if err != nil {

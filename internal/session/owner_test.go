@@ -98,11 +98,6 @@ func TestProducerThatClosedBeforeItOpened(t *testing.T) {
 func TestPermanentSessionHasNoEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, Options{Linger: time.Minute}, 5)
-		link := rpc.NewLink(nil)
-		if _, err := s.registry.Open("work", OpenOptions{Owner: link}); err != nil {
-			t.Fatal(err)
-		}
-		closeLink(link)
 		time.Sleep(time.Hour)
 		if s.Closed() {
 			t.Error("closed")

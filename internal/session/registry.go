@@ -208,7 +208,8 @@ type OpenOptions struct {
 	Peer     *rpc.Peer // of the owner; may be nil
 	Protocol rpc.Protocol
 
-	// Permanent sessions have no end but that of the registry.
+	// Permanent sessions belong to the hub: they have no end but that of the
+	// registry, and no connection can own them.
 	Permanent bool
 }
 
@@ -217,7 +218,8 @@ const MaxMeta = 64 << 10
 
 // Open opens a session, or makes opts.Owner the owner of one that has none or
 // whose owner is gone: its events, followers and numbers go on. A session that
-// belongs to another live connection is CodeConflict.
+// belongs to another live connection is CodeConflict, one that belongs to the
+// hub CodePermissionDenied.
 func (r *Registry) Open(name string, opts OpenOptions) (*Session, error) {
 	if !ValidName(name) {
 		return nil, rpc.Errorf(rpc.CodeInvalidParams, "a session name has 1 to 32 letters, digits, dots, underscores or hyphens")

@@ -94,12 +94,34 @@ func (s *Session) Seq() uint64 {
 	return s.seq
 }
 
+// errOfHub is what who wants to own a permanent session is told.
+func errOfHub(name string) error {
+	return rpc.Errorf(rpc.CodePermissionDenied, "session %s belongs to the hub", name)
+}
+
 var errClosed = &rpc.Error{Code: rpc.CodeNotFound, Message: "the session is closed", Ran: rpc.RanYes}
 
 // Publish adds an event, an object with a string "type". Its members are kept
 // as they are but for "seq", which the session sets; "ts" is added when absent.
-// The value is borrowed. It returns the number of the event.
+// The value is borrowed. It returns the number of the event. The caller is the
+// hub itself: it may publish what it likes.
 func (s *Session) Publish(event rpc.Value) (seq uint64, err error) {
+	return s.publish(event, Publisher{}, true)
+}
+
+// Publisher is who publishes an event.
+type Publisher struct {
+	Link *rpc.Link // its connection; may be nil
+	Peer *rpc.Peer // may be nil
+}
+
+// PublishBy is Publish for a peer. Events that only the hub can know of are
+// refused, as are those of the session's owner that come from somebody else.
+func (s *Session) PublishBy(event rpc.Value, by Publisher) (seq uint64, err error) {
+	return s.publish(event, by, false)
+}
+
+func (s *Session) publish(event rpc.Value, by Publisher, hub bool) (seq uint64, err error) {
 	d, err := draftOf(event)
 	if err != nil {
 		return 0, err
@@ -109,10 +131,42 @@ func (s *Session) Publish(event rpc.Value) (seq uint64, err error) {
 		s.mu.Unlock()
 		return 0, errClosed
 	}
+	if !hub {
+		if err := s.allowedLocked(d.typ, by); err != nil {
+			s.mu.Unlock()
+			return 0, err
+		}
+	}
 	e, withdrawn := s.appendLocked(&d)
 	s.mu.Unlock()
 	s.published(e, withdrawn)
 	return e.Seq, nil
+}
+
+func errHubEvent(eventType string) error {
+	return rpc.Errorf(rpc.CodePermissionDenied, "events of type %s come from the hub alone", eventType)
+}
+
+// allowedLocked says why a peer may not publish events of a type. Where a
+// session has no owner its events may come from whoever could become that: of
+// the hub's own session from administrators.
+func (s *Session) allowedLocked(eventType string, by Publisher) error {
+	switch sourceOf(eventType) {
+	case anybody:
+		return nil
+	case hubOnly:
+		return errHubEvent(eventType)
+	}
+	needs := rpc.ScopeProvide
+	if s.permanent {
+		needs = rpc.ScopeAdmin
+	}
+	switch {
+	case s.owner != nil && s.owner.link == by.Link,
+		s.owner == nil && (by.Peer == nil || by.Peer.Scopes&needs != 0):
+		return nil
+	}
+	return rpc.Errorf(rpc.CodePermissionDenied, "events of type %s come from the owner of session %s alone", eventType, s.name)
 }
 
 // published is what follows, without locks, when an event was added.
@@ -208,6 +262,10 @@ func (s *Session) adopt(opts OpenOptions) error {
 	if s.closed {
 		s.mu.Unlock()
 		return errClosed
+	}
+	if s.permanent && opts.Owner != nil {
+		s.mu.Unlock()
+		return errOfHub(s.name)
 	}
 	if s.owner != nil && opts.Owner != nil && s.owner.link != opts.Owner && (opts.Producer == "" || s.producer != opts.Producer) {
 		s.mu.Unlock()
