@@ -261,7 +261,7 @@ var configKeys = []configKey{
 	span("http_idle", "time between two requests of a connection", func(l *Limits) *time.Duration { return &l.HTTPIdle }),
 	span("write_stall", "time in which a peer must take something", func(l *Limits) *time.Duration { return &l.WriteStall }),
 	span("tcp_silence", "time after which a TCP peer whose machine answers nothing is gone; it is asked after half of it", func(l *Limits) *time.Duration { return &l.TCPSilence }),
-	number("session_memory", "bytes of the events that all sessions together keep", func(l *Limits) *int { return &l.SessionMemory }),
+	number("session_memory", "bytes that all sessions together keep: events, snapshots, open prompts, what waits for owners", func(l *Limits) *int { return &l.SessionMemory }),
 	span("drain", "time that running calls have at shutdown", func(l *Limits) *time.Duration { return &l.Drain }),
 }
 

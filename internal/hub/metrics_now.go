@@ -36,7 +36,7 @@ func (m *metrics) collectPresent(h *hub) {
 		changes:     prometheus.NewDesc(changes, changesHelp, nil, nil),
 		spool:       desc("hubd_spool_bytes", "Bytes of uploaded files that wait for their calls to end."),
 		files:       desc("hubd_file_quota_used_bytes", "Bytes that the quota of the file service counts, uploads that run included; 0 without a quota."),
-		kept:        desc("hubd_session_memory_bytes", "Bytes of the events that sessions keep for replay and for followers that lag."),
+		kept:        desc("hubd_session_memory_bytes", "Bytes that sessions keep: events for replay and for followers that lag, snapshots, open prompts, what waits for owners."),
 		entries:     desc("hubd_capnweb_entries", "What Cap'n Web sessions have in their tables, without their main objects.", "table"),
 	})
 }

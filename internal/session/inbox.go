@@ -2,7 +2,9 @@ package session
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"time"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
@@ -14,6 +16,7 @@ const (
 	sameContent  = 30 * time.Second // in which a non-direct message is not repeated
 	maxContents  = 1000             // contents remembered for that
 	maxInbox     = 50               // messages kept for an absent owner
+	maxWaiting   = 1 << 20          // bytes of these, or one message
 	inboxDays    = 7 * 24 * time.Hour
 	maxInboxSize = 1 << 20 // bytes of one message
 )
@@ -21,15 +24,25 @@ const (
 // inbox knows the messages that a session got lately and keeps those that its
 // owner has not received. It is guarded by the session's mutex.
 type inbox struct {
-	ids    map[string]struct{}
-	order  []string // of ids, a ring
+	ids    map[digest]struct{}
+	order  []digest // of ids, a ring
 	next   int
-	said   map[saying]time.Time
+	said   map[digest]time.Time
 	waits  []waitingMessage
 	roster rpc.Value
+	bytes  int // of waits and roster
 }
 
-type saying struct{ from, content string }
+// digest stands for an id, or for who said what, whatever its length.
+type digest [16]byte
+
+func digestOf(parts ...string) digest {
+	h := sha256.New()
+	for _, p := range parts {
+		fmt.Fprintf(h, "%d:%s", len(p), p)
+	}
+	return digest(h.Sum(nil)[:16])
+}
 
 type waitingMessage struct {
 	value rpc.Value
@@ -87,16 +100,18 @@ func (s *Session) Deliver(message rpc.Value) (Delivery, error) {
 		s.mu.Unlock()
 		return Delivery{}, errClosed
 	}
-	d.Duplicate = s.inbox.seenLocked(string(key)) ||
-		!direct && s.inbox.saidLocked(saying{textMember(message, "from_identity"), textMember(message, "content")}, now)
+	d.Duplicate = s.inbox.seenLocked(digestOf(string(key))) ||
+		!direct && s.inbox.saidLocked(digestOf(textMember(message, "from_identity"), textMember(message, "content")), now)
 	if !d.Duplicate {
 		if len(s.input.readers) > 0 {
 			s.input.deliverLocked(inputItem{value: item, kind: messageItem}, false)
 		} else {
 			s.inbox.keepLocked(item)
+			s.weighLocked()
 		}
 	}
 	s.mu.Unlock()
+	s.registry.balance()
 	s.registry.opts.Observer.Message(s, d.Duplicate)
 	return d, nil
 }
@@ -149,12 +164,12 @@ func newMessageID() string {
 }
 
 // seenLocked notes an id and reports whether it was known.
-func (b *inbox) seenLocked(id string) bool {
+func (b *inbox) seenLocked(id digest) bool {
 	if _, known := b.ids[id]; known {
 		return true
 	}
 	if b.ids == nil {
-		b.ids = map[string]struct{}{}
+		b.ids = map[digest]struct{}{}
 	}
 	if len(b.order) < seenIDs {
 		b.order = append(b.order, id)
@@ -168,12 +183,12 @@ func (b *inbox) seenLocked(id string) bool {
 }
 
 // saidLocked notes a saying and reports whether it was heard within sameContent.
-func (b *inbox) saidLocked(what saying, now time.Time) bool {
+func (b *inbox) saidLocked(what digest, now time.Time) bool {
 	if at, known := b.said[what]; known && now.Sub(at) < sameContent {
 		return true
 	}
 	if b.said == nil {
-		b.said = map[saying]time.Time{}
+		b.said = map[digest]time.Time{}
 	}
 	if len(b.said) >= maxContents {
 		for k, at := range b.said {
@@ -191,10 +206,24 @@ func (b *inbox) saidLocked(what saying, now time.Time) bool {
 
 // keepLocked keeps a message for an absent owner.
 func (b *inbox) keepLocked(v rpc.Value) {
-	if len(b.waits) >= maxInbox {
-		b.waits = append(b.waits[:0], b.waits[1:]...)
+	n := sizeOfValue(v)
+	for len(b.waits) >= maxInbox || len(b.waits) > 0 && b.bytes-sizeOfValue(b.roster)+n > maxWaiting {
+		b.bytes -= sizeOfValue(b.waits[0].value)
+		b.waits[0] = waitingMessage{}
+		b.waits = b.waits[1:]
 	}
 	b.waits = append(b.waits, waitingMessage{v, time.Now()})
+	b.bytes += n
+}
+
+func sizeOfValue(v rpc.Value) int {
+	raw, _ := v.Raw()
+	return len(raw)
+}
+
+// forgetLocked drops what waits, and the roster.
+func (b *inbox) forgetLocked() {
+	b.waits, b.roster, b.bytes = nil, rpc.Value{}, 0
 }
 
 // takeLocked returns what waits, oldest first.
@@ -205,7 +234,7 @@ func (b *inbox) takeLocked() []rpc.Value {
 			list = append(list, m.value)
 		}
 	}
-	b.waits = nil
+	b.waits, b.bytes = nil, sizeOfValue(b.roster)
 	return list
 }
 
@@ -227,8 +256,13 @@ func (s *Session) SetRoster(agents rpc.Value) {
 	}
 	agents = agents.Own()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.inbox.roster = agents
+	if !s.closed {
+		s.inbox.bytes += sizeOfValue(agents) - sizeOfValue(s.inbox.roster)
+		s.inbox.roster = agents
+		s.weighLocked()
+	}
+	s.mu.Unlock()
+	s.registry.balance()
 }
 
 // Roster returns what SetRoster was told last, an empty array before.

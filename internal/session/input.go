@@ -186,8 +186,9 @@ func (s *Session) Input(clientID string, text rpc.Value) error {
 	}
 	e, _ := s.appendLocked(&d)
 	s.input.deliverLocked(inputItem{value: item, kind: typed, at: time.Now()}, s.owner != nil || s.linger != nil)
+	s.weighLocked()
 	s.mu.Unlock()
-	s.registry.opts.Observer.Published(s, len(e.JSON))
+	s.published(e, 0)
 	s.registry.opts.Observer.Input(s)
 	return nil
 }
@@ -243,6 +244,7 @@ func (s *Session) Inputs(link *rpc.Link) (*Inputs, error) {
 		in.queue.add(inputItem{value: m, kind: messageItem})
 	}
 	s.input.readers = append(s.input.readers, in)
+	s.weighLocked()
 	return in, nil
 }
 
@@ -300,6 +302,7 @@ func (in *Inputs) Close() {
 		}
 	}
 	in.queue = inputQueue{}
+	s.weighLocked()
 	s.mu.Unlock()
 	in.signal()
 }

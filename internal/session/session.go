@@ -31,6 +31,7 @@ type Session struct {
 	ring     window // what is replayed
 	snapshot Event  // the latest state_snapshot; Seq 0 when there is none
 	prompts  []*openPrompt
+	beside   int // bytes that are kept beside log and ring
 	trim     int // events until the log is trimmed again
 
 	followers map[uint64]*Follower
@@ -202,6 +203,9 @@ func (s *Session) appendLocked(d *draft) (e Event, withdrawn int) {
 	case prompt:
 		withdrawn += s.addPromptLocked(d.toolID, e)
 	}
+	if d.kind != plain {
+		s.weighLocked()
+	}
 	if len(s.followers) > 0 {
 		s.log.add(e)
 		if s.trim--; s.trim <= 0 {
@@ -368,7 +372,7 @@ func (s *Session) end() {
 	s.waiting = nil
 	readers := s.input.endLocked()
 	s.log.total, s.ring.total = nil, nil // what followers still read is no longer counted
-	s.registry.kept.Add(-int64(s.log.bytes + s.ring.bytes))
+	s.registry.kept.Add(-int64(s.log.bytes + s.ring.bytes + s.beside))
 	s.mu.Unlock()
 	for _, in := range readers {
 		in.signal()
