@@ -218,7 +218,7 @@ func (s *collector) Item(_ *Batch, v Value) {
 		return
 	}
 	s.items = append(s.items, Keep(v)) // the holds go to whoever takes the answer
-	s.bytes += v.size() + 1
+	s.bytes += v.Weight() + 1
 	if len(s.items) > MaxCollected || s.bytes > MaxCollectedBytes {
 		s.drop()
 		s.full = true // callSink finishes the call, which stops the source

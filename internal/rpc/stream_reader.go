@@ -63,7 +63,7 @@ func (r *Reader) Item(b *Batch, v Value) {
 		s.Item(b, v)
 		return
 	}
-	size := v.size() + itemOverhead
+	size := v.Weight() + itemOverhead
 	r.peak = max(size, r.peak-(r.peak-size)/16)
 	limit := MaxCredited
 	if r.credit < 0 {
@@ -176,7 +176,7 @@ func (r *Reader) popLocked() Value {
 	v := r.queue[r.head]
 	r.queue[r.head] = Value{}
 	r.head++
-	r.bytes -= v.size() + itemOverhead
+	r.bytes -= v.Weight() + itemOverhead
 	if r.head == len(r.queue) {
 		r.queue, r.head = r.queue[:0], 0
 	}

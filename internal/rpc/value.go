@@ -3,7 +3,6 @@ package rpc
 import (
 	"encoding/json"
 	"io"
-	"math/big"
 	"slices"
 )
 
@@ -248,42 +247,6 @@ func hasText(x any) bool {
 		return slices.ContainsFunc(x.Items, func(it Item) bool { return hasText(it.Value) })
 	}
 	return false
-}
-
-// size estimates the bytes that v holds, for queues that are bounded in bytes.
-func (v Value) size() int { return len(v.raw) + treeSize(v.tree) }
-
-func treeSize(x any) int {
-	const node = 16
-	switch x := x.(type) {
-	case nil:
-		return 0
-	case Value:
-		return node + x.size()
-	case string:
-		return node + len(x)
-	case Number:
-		return node + len(x)
-	case Bytes:
-		return node + len(x.Data)
-	case Ext:
-		return node + len(x.Data)
-	case *big.Int:
-		return node + x.BitLen()/8
-	case []any:
-		n := node
-		for _, e := range x {
-			n += node + treeSize(e)
-		}
-		return n
-	case *Map:
-		n := node
-		for _, it := range x.Items {
-			n += 2*node + treeSize(it.Key) + treeSize(it.Value)
-		}
-		return n
-	}
-	return node
 }
 
 func ownTree(x any) any {

@@ -3,7 +3,6 @@ package capnweb
 import (
 	"encoding/json"
 	"fmt"
-	"math/big"
 	"time"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
@@ -40,6 +39,24 @@ type (
 	// InvalidDate is JavaScript's invalid date.
 	InvalidDate struct{}
 )
+
+// NodeWeight is that of the address: see rpc.Weighty.
+func (r *Request) NodeWeight() int { return len(r.URL) }
+
+// Nodes returns what the request holds.
+func (r *Request) Nodes() []any { return []any{r.Init} }
+
+// NodeWeight is that of a response without its body and its other members.
+func (r *Response) NodeWeight() int { return 0 }
+
+// Nodes returns what the response holds.
+func (r *Response) Nodes() []any { return []any{r.Body, r.Init} }
+
+// NodeWeight is that of the data.
+func (b Blob) NodeWeight() int { return len(b.Type) + len(b.Data) }
+
+// Nodes returns nothing.
+func (b Blob) Nodes() []any { return nil }
 
 // MarshalJSON writes null, as JavaScript does.
 func (InvalidDate) MarshalJSON() ([]byte, error) { return []byte("null"), nil }
@@ -141,7 +158,7 @@ func (w *walker) value(v rpc.Value, depth int) *rpc.Error {
 		return w.add(len(raw))
 	}
 	if v.IsUndefined() {
-		return w.add(16)
+		return w.add(rpc.NodeWeight(nil))
 	}
 	return w.tree(v.Tree(), depth)
 }
@@ -150,7 +167,7 @@ func (w *walker) tree(x any, depth int) *rpc.Error {
 	if depth > maxValueDepth {
 		return errValueDeep
 	}
-	if e := w.add(16); e != nil {
+	if e := w.add(rpc.NodeWeight(x)); e != nil {
 		return e
 	}
 	switch x := x.(type) {
@@ -159,18 +176,6 @@ func (w *walker) tree(x any, depth int) *rpc.Error {
 	case *hole:
 		if w.holes {
 			return w.value(x.p.value, depth)
-		}
-	case string:
-		return w.add(len(x))
-	case rpc.Number:
-		return w.add(len(x))
-	case rpc.Bytes:
-		return w.add(len(x.Data))
-	case Blob:
-		return w.add(len(x.Data))
-	case *big.Int:
-		if x != nil {
-			return w.add(x.BitLen() / 8)
 		}
 	case []any:
 		for _, e := range x {
@@ -183,10 +188,8 @@ func (w *walker) tree(x any, depth int) *rpc.Error {
 			return nil
 		}
 		for _, it := range x.Items {
-			if k, ok := it.Key.(string); ok {
-				if err := w.add(len(k)); err != nil {
-					return err
-				}
+			if err := w.add(rpc.NodeWeight(it.Key)); err != nil {
+				return err
 			}
 			if err := w.tree(it.Value, depth+1); err != nil {
 				return err
