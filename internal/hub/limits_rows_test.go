@@ -31,6 +31,29 @@ func (h *limitTest) errorReply(w *wire, kind string) {
 	h.served(w)
 }
 
+// provideMuch offers what takes more than 64 KiB, and then what takes less.
+func provideMuch(h *limitTest) {
+	w := h.dial()
+	methods := func(n int) string {
+		list := make([]string, n)
+		for i := range list {
+			list[i] = fmt.Sprintf(`"m%d"`, i)
+		}
+		return `{"service":"much","methods":[` + strings.Join(list, ",") + `]}`
+	}
+	if r := w.call("hub.provide", methods(20)); r.kind() != "overloaded" {
+		h.Errorf("20 methods: %v", r)
+	}
+	if r := w.call("hub.provide", methods(2)); r.kind() != "" {
+		h.Errorf("2 methods: %v", r)
+	}
+	if h.sample("hubd_kept_bytes") == "0" {
+		h.Error("what is provided is not charged")
+	}
+	w.Close()
+	eventually(h.T, "the charge is gone", func() bool { return h.sample("hubd_kept_bytes") == "0" })
+}
+
 // served sees that the connection goes on being read.
 func (h *limitTest) served(w *wire) {
 	h.Helper()
@@ -560,6 +583,14 @@ var limitRows = []limitRow{
 			}
 			h.aborted(w)
 		},
+	},
+	{
+		name: "what a user makes the hub keep", keys: []string{"kept_per_uid"}, limit: "kept_per_uid", options: small(Limits{KeptPerUID: 64 << 10}),
+		exceed: provideMuch,
+	},
+	{
+		name: "what all users make the hub keep", keys: []string{"kept"}, limit: "kept", options: small(Limits{Kept: 64 << 10}),
+		exceed: provideMuch,
 	},
 	{
 		name: "values that Cap'n Web keeps", keys: []string{"capnweb_values"}, limit: "capnweb_values", options: small(Limits{CapnwebValues: 64 << 10}),

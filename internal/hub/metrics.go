@@ -184,7 +184,7 @@ func (m *metrics) zero() {
 // limitNames are the label values of hubd_rejected_total.
 var limitNames = []string{
 	rpc.LimitCallsPerConnection, rpc.LimitCallsPerUID, rpc.LimitCalls, rpc.LimitOutbox, rpc.LimitRequestMemory, rpc.LimitMemory,
-	rpc.LimitSubscriptions, rpc.LimitSubscriptionsUID, rpc.LimitHeldValues,
+	rpc.LimitSubscriptions, rpc.LimitSubscriptionsUID, rpc.LimitHeldValues, rpc.LimitKept, rpc.LimitKeptUID,
 	capnweb.LimitMessage, capnweb.LimitEntries, capnweb.LimitOperations, capnweb.LimitBatch, capnweb.LimitPing,
 	statesvc.LimitKey, statesvc.LimitValue, statesvc.LimitTotal, statesvc.LimitTransaction, statesvc.LimitQueue, statesvc.LimitDisk,
 	limitConnections, limitConnectionsUID, limitUnauthenticated, limitHandshake, limitAttempts, limitFirstByte,

@@ -11,7 +11,7 @@ import (
 type present struct {
 	hub                                           *hub
 	inFlight, connections, outbox, sessions, kept *prometheus.Desc
-	entries, unfinished                           *prometheus.Desc
+	entries, unfinished, charged                  *prometheus.Desc
 	methods, changes                              *prometheus.Desc
 	spool, files                                  *prometheus.Desc
 }
@@ -31,6 +31,7 @@ func (m *metrics) collectPresent(h *hub) {
 		connections: desc("hubd_connections", "Open connections; protocol is none until the first bytes tell.", "protocol", "transport"),
 		outbox:      desc("hubd_outbox_bytes", "Bytes that wait to be taken by peers."),
 		unfinished:  desc("hubd_unfinished_frame_bytes", "Bytes that frames hold which have begun and not ended."),
+		charged:     desc("hubd_kept_bytes", "Bytes that users make the hub keep when their calls are over, as limits.kept counts them."),
 		sessions:    desc("hubd_sessions", "Open sessions."),
 		methods:     desc("hubd_methods", "Methods that can be called, by who offers them: the hub itself or a provider.", "from"),
 		changes:     prometheus.NewDesc(changes, changesHelp, nil, nil),
@@ -47,6 +48,7 @@ func (p *present) Describe(ch chan<- *prometheus.Desc) {
 	ch <- p.connections
 	ch <- p.outbox
 	ch <- p.unfinished
+	ch <- p.charged
 	ch <- p.sessions
 	ch <- p.kept
 	ch <- p.spool
@@ -98,6 +100,7 @@ func (p *present) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(p.outbox, outbox)
 	gauge(p.unfinished, int(p.hub.begun.Used()))
+	gauge(p.charged, int(p.hub.gate.KeptBytes()))
 	gauge(p.sessions, p.hub.sessionCount())
 	gauge(p.kept, int(p.hub.sessions.Kept()))
 	spooled := 0

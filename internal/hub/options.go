@@ -122,6 +122,8 @@ type Limits struct {
 	SubscriptionsPerConnection int           // endless streams, such as watches
 	SubscriptionsPerUID        int           //
 	RequestMemory              int           // bytes of the arguments of running calls, all connections
+	KeptPerUID                 int           // bytes that one user makes the hub keep: see rpc.Kept
+	Kept                       int           // all users
 	RequestWait                time.Duration // that a call waits for some of it
 	Memory                     int           // bytes of the whole process
 	Outbox                     int           // bytes that wait for one peer
@@ -185,6 +187,8 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.SubscriptionsPerConnection, rpc.DefaultSubscriptionsPerLink)
 	fill(&l.SubscriptionsPerUID, rpc.DefaultSubscriptionsPerUID)
 	fill(&l.RequestMemory, rpc.DefaultRequestMemory)
+	fill(&l.KeptPerUID, rpc.DefaultKeptPerUID)
+	fill(&l.Kept, rpc.DefaultKept)
 	fill(&l.RequestWait, rpc.DefaultRoomWait)
 	fill(&l.Outbox, rpc.DefaultHard)
 	fill(&l.CapnwebMessage, capnweb.DefaultMaxMessage)
@@ -381,6 +385,8 @@ func (l Limits) validate() error {
 	check("subscriptions_per_connection", int64(l.SubscriptionsPerConnection), 1, 1<<20)
 	check("subscriptions_per_uid", int64(l.SubscriptionsPerUID), 1, 1<<24)
 	check("request_memory", int64(l.RequestMemory), 64<<10, 1<<40)
+	check("kept_per_uid", int64(l.KeptPerUID), 64<<10, 1<<40)
+	check("kept", int64(l.Kept), 64<<10, 1<<40)
 	check("memory", int64(l.Memory), 64<<10, 1<<50)
 	check("outbox", int64(l.Outbox), 64<<10, 1<<32)
 	check("capnweb_message", int64(l.CapnwebMessage), 4<<10, 1<<30)

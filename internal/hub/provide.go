@@ -27,7 +27,12 @@ const (
 	maxProvided       = 256 // methods of one hub.provide
 	maxProvidedParams = 32
 	maxProvidedAll    = 4096 // methods that providers have in the table
+	maxProvidedUID    = 1024 // of one user
 	maxProvidedDoc    = 2000 // bytes of each text
+
+	maxProvidedDefault = 4 << 10  // bytes of the default of a parameter, as JSON
+	maxProvidedMethod  = 64 << 10 // bytes of the description of a method
+	maxProvidedBytes   = 1 << 20  // of all descriptions of a hub.provide
 )
 
 // providers are the services that clients offer.
@@ -35,6 +40,15 @@ type providers struct {
 	mu       sync.Mutex
 	services map[string]*provided
 	methods  int
+	users    map[string]int // methods by the owner of the account
+}
+
+// count notes that p has so many methods more.
+func (p *providers) count(of *provided, methods int) {
+	p.methods += methods
+	if p.users[of.account.owner] += methods; p.users[of.account.owner] == 0 {
+		delete(p.users, of.account.owner)
+	}
 }
 
 // provided is one service of one connection.
@@ -44,6 +58,8 @@ type provided struct {
 	peer    *rpc.Peer // who was permitted to provide it
 	methods []*rpc.Method
 	api     *rpc.Ref // held as long as it is offered; nil when it is the client's own API
+	account *account
+	kept    *rpc.Kept // what the hub keeps of it, charged to its provider
 }
 
 // provideIn are the arguments of hub.provide.
@@ -80,13 +96,15 @@ func (h *hub) provide(ctx context.Context, in provideIn) (provideOut, error) {
 	if !ok {
 		return provideOut{}, rpc.Errorf(rpc.CodeUnavailable, "only a connection can provide methods")
 	}
-	p := &provided{name: in.Service, link: c.Link(), peer: c.Peer, api: in.API}
+	p := &provided{name: in.Service, link: c.Link(), peer: c.Peer, api: in.API, account: at.account.Load(), kept: c.Keep()}
 	by := fmt.Sprintf("conn %d, %s", at.id, at.peerName())
+	weight := len(in.Service) + len(in.Doc)
 	for i, described := range in.Methods {
 		m, free, err := describedMethod(in.Service, described)
 		if err != nil {
 			return provideOut{}, rpc.Errorf(rpc.CodeInvalidParams, "method %d: %v", i+1, err)
 		}
+		weight += describedWeight(m)
 		m.Provider = by
 		command := strings.TrimPrefix(m.Name, in.Service+".")
 		path := append(append([]rpc.PathPart(nil), prefix...), rpc.PathPart{Name: command})
@@ -107,7 +125,15 @@ func (h *hub) provide(ctx context.Context, in provideIn) (provideOut, error) {
 			rpc.Forward(b, call, target, path, args)
 		})))
 	}
+	if weight > maxProvidedBytes {
+		return provideOut{}, rpc.Errorf(rpc.CodeInvalidParams, "the descriptions of the methods take %d bytes; %d are allowed", weight, maxProvidedBytes)
+	}
+	charge := int64(weight + len(p.methods)*providedOverhead)
+	if !p.kept.Set(charge) {
+		return provideOut{}, p.kept.Over(charge)
+	}
 	if err := h.offer(p, in.Doc); err != nil {
+		p.kept.Free()
 		return provideOut{}, err
 	}
 	if in.API != nil {
@@ -154,6 +180,8 @@ func (h *hub) offer(p *provided, doc string) error {
 		return rpc.Errorf(rpc.CodeConflict, "service %s belongs to the hub", p.name)
 	case h.provided.methods+len(p.methods) > maxProvidedAll:
 		return rpc.Errorf(rpc.CodeOverloaded, "providers offer %d methods already", h.provided.methods)
+	case h.provided.users[p.account.owner]+len(p.methods) > maxProvidedUID:
+		return rpc.Errorf(rpc.CodeOverloaded, "this user offers %d methods already", h.provided.users[p.account.owner])
 	}
 	if err := h.table.Add(p.methods...); err != nil {
 		return err
@@ -162,10 +190,10 @@ func (h *hub) offer(p *provided, doc string) error {
 		h.table.Describe(p.name, rpc.CleanText(doc, maxProvidedDoc))
 	}
 	if h.provided.services == nil {
-		h.provided.services = map[string]*provided{}
+		h.provided.services, h.provided.users = map[string]*provided{}, map[string]int{}
 	}
 	h.provided.services[p.name] = p
-	h.provided.methods += len(p.methods)
+	h.provided.count(p, len(p.methods))
 	return nil
 }
 
@@ -177,13 +205,14 @@ func (h *hub) withdraw(p *provided) bool {
 		return false
 	}
 	delete(h.provided.services, p.name)
-	h.provided.methods -= len(p.methods)
+	h.provided.count(p, -len(p.methods))
 	h.table.Remove(p.methods...)
 	h.table.Describe(p.name, "")
 	h.provided.mu.Unlock()
 	for _, m := range p.methods {
 		h.metrics.removed(m)
 	}
+	p.kept.Free()
 	if p.api != nil {
 		p.api.Release()
 	}
@@ -287,9 +316,15 @@ func describedMethod(service string, v rpc.Value) (m *rpc.Method, free bool, err
 			if q.Default, err = rpc.Encode(p.Default); err != nil {
 				return nil, false, fmt.Errorf("parameter %s: %w", p.Name, err)
 			}
+			if text, err := q.Default.JSON(); err != nil || len(text) > maxProvidedDefault {
+				return nil, false, fmt.Errorf("parameter %s: a default has at most %d bytes", p.Name, maxProvidedDefault)
+			}
 			q.Required = false
 		}
 		m.Params = append(m.Params, q)
+	}
+	if n := describedWeight(m); n > maxProvidedMethod {
+		return nil, false, fmt.Errorf("its description takes %d bytes; %d are allowed", n, maxProvidedMethod)
 	}
 	if d.Params == nil {
 		m.Params = []rpc.Param{{Name: "args", Type: rpc.Type{Kind: rpc.KindAny}, Rest: true}}

@@ -3,6 +3,7 @@ package hub
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -12,9 +13,12 @@ import (
 
 // decodeValue decodes an argument as encoding/json does.
 func decodeValue(v rpc.Value, into any) error {
-	text, err := v.AppendJSON(nil, rpc.Form{})
+	text, err := v.AppendJSON(nil, rpc.Form{NonFinite: true}) // null would mean something else
 	if err != nil {
 		return err
+	}
+	if !json.Valid(text) {
+		return errors.New("a number in it is not finite")
 	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber() // a default of 1 is not one of 1.0
@@ -46,15 +50,28 @@ func parseType(s string) (rpc.Type, error) {
 		rpc.CleanText(s, 64))
 }
 
-// deadlineOf reads seconds: nothing is the hub's default, 0 or less none.
+// providedOverhead is about what a provided method takes besides what its
+// provider says of it: the row, its place in the table and its metrics.
+const providedOverhead = 8 << 10
+
+// describedWeight is about how many bytes the description of m takes.
+func describedWeight(m *rpc.Method) int {
+	n := len(m.Name) + len(m.Doc)
+	for _, p := range m.Params {
+		n += len(p.Name) + len(p.Doc) + p.Default.Weight()
+	}
+	return n
+}
+
+// deadlineOf reads seconds: nothing is the hub's default, 0 none.
 func deadlineOf(seconds *float64) (time.Duration, error) {
 	switch {
 	case seconds == nil:
 		return 0, nil
-	case *seconds <= 0:
+	case *seconds == 0:
 		return -1, nil
-	case *seconds > rpc.MaxDeadline.Seconds():
-		return 0, fmt.Errorf("deadline: at most %g seconds", rpc.MaxDeadline.Seconds())
+	case !(*seconds >= rpc.MinDeadline.Seconds() && *seconds <= rpc.MaxDeadline.Seconds()):
+		return 0, fmt.Errorf("deadline: expected %g to %g seconds, or 0 for none", rpc.MinDeadline.Seconds(), rpc.MaxDeadline.Seconds())
 	}
 	return time.Duration(*seconds * float64(time.Second)), nil
 }

@@ -31,6 +31,8 @@ const (
 	LimitSubscriptions      = "subscriptions_per_connection"
 	LimitSubscriptionsUID   = "subscriptions_per_uid"
 	LimitHeldValues         = "capnweb_values"
+	LimitKept               = "kept"
+	LimitKeptUID            = "kept_per_uid"
 )
 
 // Default limits and times of calls (contract.md sections 4 and 6).
@@ -70,7 +72,11 @@ type Gate struct {
 	RequestMemory int64         // bytes of the arguments of registered calls; 0: DefaultRequestMemory
 	RoomWait      time.Duration // how long a call waits for some of it; 0: DefaultRoomWait
 
+	KeptPerUID int64 // bytes that one user makes the hub keep; 0: DefaultKeptPerUID; see Kept
+	Kept       int64 // all users; 0: DefaultKept
+
 	inFlight atomic.Int64
+	kept     atomic.Int64 // bytes of all charges; see Kept
 	memory   atomic.Int64 // of the arguments of registered calls
 	draining atomic.Bool
 	scarce   atomic.Bool
@@ -114,14 +120,18 @@ func or[T ~int | ~int64](v, fallback T) T {
 	return v
 }
 
-// Quota counts the calls in flight of all links that share it, such as those of one uid.
+// Quota counts the calls in flight of all links that share it, such as those of
+// one uid, and the bytes that they make the hub keep.
 type Quota struct {
 	n             atomic.Int64
 	subscriptions atomic.Int64
+	kept          atomic.Int64 // bytes; see Kept
 }
 
 // N returns the present count.
 func (q *Quota) N() int { return int(q.n.Load()) }
 
 // Idle reports whether nothing counts in it.
-func (q *Quota) Idle() bool { return q.n.Load() == 0 && q.subscriptions.Load() == 0 }
+func (q *Quota) Idle() bool {
+	return q.n.Load() == 0 && q.subscriptions.Load() == 0 && q.kept.Load() == 0
+}
