@@ -32,6 +32,7 @@ type Event struct {
 
 	traits rpc.Traits
 	kind   kind
+	lost   uint64 // of a hole: how many numbers up to Seq it stands for
 }
 
 // Value returns the event for a stream or a result. It shares e.JSON.
@@ -46,6 +47,7 @@ const (
 	snapshot              // only the latest is kept
 	prompt                // kept while it is open
 	transient             // for those who follow now
+	hole                  // in the ring: a gap event for numbers whose events nobody has any more
 )
 
 func kindOf(eventType string) kind {
@@ -214,6 +216,21 @@ func gapEvent(dropped, seq uint64) Event {
 	e := Event{Seq: seq, Type: "gap", JSON: text, traits: rpc.Traits{Depth: 1}, kind: transient}
 	if max(dropped, seq) >= 1e15 {
 		e.traits.Flags |= rpc.HasBigInt
+	}
+	return e
+}
+
+// holeEvent is a gap event that the session itself keeps.
+func holeEvent(lost, seq uint64) Event {
+	e := gapEvent(lost, seq)
+	e.kind, e.lost = hole, lost
+	return e
+}
+
+// after returns what of a hole is news to who has seen the events up to seq.
+func (e Event) after(seq uint64) Event {
+	if e.kind == hole && seq > e.Seq-e.lost {
+		return gapEvent(e.Seq-seq, e.Seq)
 	}
 	return e
 }

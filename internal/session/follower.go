@@ -60,6 +60,10 @@ type Follower struct {
 	dropped   uint64
 }
 
+// maxAhead is by how much followers that come back after a crash of the hub
+// may say that the numbers were beyond those that the producer knows of.
+const maxAhead = maxInputItems
+
 // A batch is what a follower takes from the log at once.
 const (
 	batchEvents = 32
@@ -97,6 +101,9 @@ func (s *Session) Follow(opts FollowOptions) (*Follower, error) {
 		f.fresh, f.restarted = true, true
 	default:
 		f.cursor, f.quiet = *opts.SinceSeq, *opts.SinceSeq
+		if opts.Epoch != "" && f.cursor > s.seq && f.cursor-s.seq <= maxAhead {
+			s.ahead = max(s.ahead, f.cursor)
+		}
 	}
 	for i := s.ring.after(f.cursor); i < s.ring.n; i++ {
 		f.replay = append(f.replay, *s.ring.at(i))
@@ -260,6 +267,7 @@ func (f *Follower) replayLocked() (Event, bool) {
 		if !found {
 			return Event{}, false
 		}
+		next = next.after(f.cursor)
 		f.cursor = next.Seq
 		if next.kind == resolved && f.fresh {
 			continue
@@ -283,6 +291,7 @@ func (f *Follower) behindLocked(end uint64) (Event, bool) {
 		}
 	}
 	if found {
+		next = next.after(f.cursor)
 		f.cursor = next.Seq
 	}
 	return next, found

@@ -76,8 +76,11 @@ func (s *Session) PublishNumbered(event rpc.Value, by Numbered) (seq uint64, err
 		s.mu.Unlock()
 		return 0, errHubEvent(d.typ)
 	}
-	if by.Seq > s.seq+1 {
+	switch {
+	case by.Seq > s.seq+1:
 		s.skipLocked(by.Seq - 1)
+	case by.Seq == 0 && s.ahead > s.seq: // a new event, while followers have seen greater numbers
+		s.skipLocked(s.ahead)
 	}
 	s.taken = by.N
 	e, withdrawn := s.appendLocked(&d)
@@ -86,10 +89,17 @@ func (s *Session) PublishNumbered(event rpc.Value, by Numbered) (seq uint64, err
 	return e.Seq, nil
 }
 
-// skipLocked lets the numbers go on after seq. The log has no holes, so it
-// begins anew: what followers had not read of it they find in the ring.
+// skipLocked lets the numbers go on after seq: the events between were not
+// the producer's, such as input, so it cannot bring them back. The ring has a
+// gap event in their place. The log has no holes, so it begins anew: what
+// followers had not read of it they find in the ring.
 func (s *Session) skipLocked(seq uint64) {
 	s.log.dropUpTo(s.seq)
+	if s.ring.n == 0 {
+		s.ring.floor = seq
+	} else {
+		s.ring.add(holeEvent(seq-s.seq, seq))
+	}
 	s.seq = seq
 }
 

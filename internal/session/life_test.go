@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 
@@ -117,17 +116,58 @@ func TestProducerBringsItsSessionBack(t *testing.T) {
 		}
 	}
 	output(t, s, 1)
-	expect(t, drain(t, f), outputs(29, 30))
-	got := drain(t, stranger)
-	if len(got) != 7 || !strings.HasPrefix(got[0], "gap 0") || !slices.Equal(got[1:3], outputs(21, 22)) {
+	// The holes are told, to everybody who has not seen those events.
+	expect(t, drain(t, f), []string{"gap 2 28"}, outputs(29, 30))
+	all := [][]string{outputs(21, 22), {"gap 2 24"}, outputs(25, 26), {"gap 2 28"}, outputs(29, 30)}
+	if got := drain(t, stranger); len(got) == 0 || !strings.HasPrefix(got[0], "gap 0") {
 		t.Errorf("a follower of another life got %v", got)
+	} else {
+		expect(t, got[1:], all...)
 	}
+	expect(t, drain(t, follow(t, s, FollowOptions{})), all...)
+	expect(t, drain(t, follow(t, s, since(23))), []string{"gap 1 24"}, all[2], all[3], all[4])
 	events, _ := s.History(0, 100)
-	if len(events) != 6 || events[0].Seq != 21 || events[5].Seq != 30 {
+	if len(events) != 8 || events[0].Seq != 21 || events[2].Type != "gap" || events[7].Seq != 30 {
 		t.Errorf("the ring holds %d events", len(events))
 	}
 	if s.Life() != (Life{"life", 30, 12}) {
 		t.Errorf("life %+v", s.Life())
+	}
+}
+
+// A gap that a session keeps outlives a restart in good order.
+func TestHolesAreSaved(t *testing.T) {
+	r := New(Options{})
+	link := rpc.NewLink(nil)
+	s := producing(t, r, link, OpenOptions{})
+	numbered(t, s, Numbered{N: 1, Seq: 1, Link: link})
+	numbered(t, s, Numbered{N: 2, Seq: 4, Link: link})
+	var file bytes.Buffer
+	must(t, r.Save(&file))
+	later := New(Options{})
+	must(t, later.Restore(&file))
+	restored, err := later.Find("work")
+	must(t, err)
+	expect(t, drain(t, follow(t, restored, since(2))), []string{"gap 1 3"}, outputs(4, 4))
+}
+
+// The last thing before a crash was an event of somebody else: the producer
+// does not know its number, but who followed does, and misses nothing.
+func TestNumbersAreNotGivenTwiceAfterACrash(t *testing.T) {
+	r := New(Options{})
+	link := rpc.NewLink(nil)
+	s := producing(t, r, link, OpenOptions{Epoch: "life"})
+	numbered(t, s, Numbered{N: 1, Seq: 1, Link: link})
+	f := follow(t, s, FollowOptions{SinceSeq: new(uint64(3)), Epoch: "life"}) // 2 and 3 were input
+	numbered(t, s, Numbered{N: 2, Link: link})
+	expect(t, drain(t, f), outputs(4, 4))
+	expect(t, drain(t, follow(t, s, FollowOptions{})), outputs(1, 1), []string{"gap 2 3"}, outputs(4, 4))
+
+	// Nobody moves the numbers by as much as he likes, nor by those of another life.
+	follow(t, s, FollowOptions{SinceSeq: new(uint64(1 << 50)), Epoch: "life"})
+	follow(t, s, FollowOptions{SinceSeq: new(uint64(100)), Epoch: "other"})
+	if seq := numbered(t, s, Numbered{N: 3, Link: link}); seq != 5 {
+		t.Errorf("the next event is %d", seq)
 	}
 }
 

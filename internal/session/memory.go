@@ -206,7 +206,16 @@ func (m *memory) add(v rpc.Value) error {
 		return err
 	}
 	text, _ := v.Raw()
-	m.ring = append(m.ring, Event{Seq: seq, Type: d.typ, JSON: text, traits: v.Traits(), kind: d.kind})
+	e := Event{Seq: seq, Type: d.typ, JSON: text, traits: v.Traits(), kind: d.kind}
+	if d.typ == "gap" {
+		member, _ := v.Member("dropped")
+		lost, err := member.AsUint()
+		if err != nil || lost > seq-m.last {
+			return errors.New("a gap has a size that cannot be")
+		}
+		e.kind, e.lost = hole, lost
+	}
+	m.ring = append(m.ring, e)
 	m.last = seq
 	return nil
 }

@@ -25,6 +25,7 @@ type Session struct {
 	taken    uint64 // its number of the latest event that was taken from it
 
 	seq      uint64 // of the latest event
+	ahead    uint64 // greatest number of this life that followers who came back say they have seen
 	lastType string // of the latest event
 	lastAt   time.Time
 	log      window // the latest events without holes: what followers read
