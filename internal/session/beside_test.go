@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
@@ -80,4 +81,42 @@ func TestPromptsThatGoForLackOfMemoryAreDenied(t *testing.T) {
 	if ids := s.Prompts(); len(ids) == 0 || ids[len(ids)-1] != "t3" {
 		t.Errorf("open are %v", ids)
 	}
+}
+
+// A snapshot is charged to its publisher until it is replaced, a prompt until
+// it is answered, both no longer than the session lives.
+func TestWhatStaysIsChargedToItsPublisher(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := &rpc.Gate{Kept: 64 << 10}
+		_, table := hubLike(t, Options{})
+		c := &connection{t: t, table: table, link: rpc.NewLink(gate), peer: &rpc.Peer{Scopes: rpc.AllScopes}}
+		t.Cleanup(func() { closeLink(c.link) })
+		event := func(kind, more string, size int) string {
+			return fmt.Sprintf(`{"session":"s","event":{"type":%q,%s"ts":1,"x":%q}}`, kind, more, strings.Repeat("x", size<<10))
+		}
+		prompt := func(id string, size int) string {
+			return event("permission_request", `"details":{"tool_id":"`+id+`"},`, size)
+		}
+		charged := func(want int) {
+			t.Helper()
+			if got := gate.KeptBytes() >> 10; got != int64(want) {
+				t.Errorf("%d KiB are charged, want %d", got, want)
+			}
+		}
+		c.want("session.open", `{"name":"s"}`, `{"session":"s","seq":0}`)
+		c.want("session.publish", event("output", "", 50), `{"ok":true}`)
+		charged(0)
+		c.want("session.publish", event("state_snapshot", "", 40), `{"ok":true}`)
+		c.want("session.publish", event("state_snapshot", "", 50), `{"ok":true}`) // in its place
+		charged(50)
+		c.refused("session.publish", prompt("a", 20), rpc.CodeOverloaded)
+		c.want("session.publish", event("state_snapshot", "", 10), `{"ok":true}`)
+		c.want("session.publish", prompt("a", 20), `{"ok":true}`)
+		c.want("session.publish", prompt("b", 20), `{"ok":true}`)
+		charged(50)
+		c.want("permission.respond", `{"tool_id":"a","response":"DENY"}`, `{"ok":true}`)
+		charged(30)
+		c.want("session.close", `{"session":"s"}`, `{"ok":true}`)
+		charged(0)
+	})
 }

@@ -106,7 +106,8 @@ func (s *Session) shedRest() bool {
 		s.log.dropUpTo(s.seq)
 		s.ring.dropUpTo(s.seq)
 	case s.snapshot.Seq > 0:
-		s.snapshot = Event{}
+		s.charge.Free()
+		s.snapshot, s.charge = Event{}, nil
 		dropped = 1
 	case len(s.prompts) > 0:
 		s.resolveLocked(s.prompts[0].toolID, Deny, "", true)

@@ -91,8 +91,9 @@ type draft struct {
 	traits rpc.Traits
 	hasTS  bool
 	kind   kind
-	toolID string // of prompts and their ends; "" for none
-	answer string // of a permission_resolved
+	toolID string    // of prompts and their ends; "" for none
+	answer string    // of a permission_resolved
+	charge *rpc.Kept // for what stays; nil: nobody is charged
 }
 
 // draftOf checks an event. The draft refers to the value's text.

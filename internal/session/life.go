@@ -48,6 +48,8 @@ type Numbered struct {
 	Seq uint64
 	// Link is the connection that publishes: that of the session's owner.
 	Link *rpc.Link
+	// Call is what is charged with the event; nil: nobody is.
+	Call *rpc.Call
 }
 
 // PublishNumbered is Publish for the producer that owns the session. An event
@@ -72,9 +74,9 @@ func (s *Session) PublishNumbered(event rpc.Value, by Numbered) (seq uint64, err
 		s.mu.Unlock()
 		return 0, err
 	}
-	if sourceOf(d.typ) == hubOnly {
+	if err := s.admitLocked(&d, by.Call); err != nil {
 		s.mu.Unlock()
-		return 0, errHubEvent(d.typ)
+		return 0, d.refused(err)
 	}
 	switch {
 	case by.Seq > s.seq+1:

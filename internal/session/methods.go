@@ -170,30 +170,21 @@ func (r *Registry) publish(ctx context.Context, in publishParams) (rpc.Value, er
 		if in.N != nil {
 			return s.publishNumbered(ctx, in)
 		}
-		if _, err := s.PublishBy(in.Event, publisherOf(ctx)); err != nil {
+		if _, err := s.PublishBy(in.Event, rpc.From(ctx)); err != nil {
 			return rpc.Value{}, err
 		}
 	}
 	if in.Events != nil && in.Event.IsUndefined() {
-		by := publisherOf(ctx)
 		for event, err := range in.Events.All(ctx) {
 			if err != nil {
 				return rpc.Value{}, err
 			}
-			if _, err := s.PublishBy(event, by); err != nil {
+			if _, err := s.PublishBy(event, rpc.From(ctx)); err != nil {
 				return rpc.Value{}, err
 			}
 		}
 	}
 	return ok, nil
-}
-
-// publisherOf is the caller as a publisher.
-func publisherOf(ctx context.Context) Publisher {
-	if c := rpc.From(ctx); c != nil {
-		return Publisher{Link: c.Link(), Peer: c.Peer}
-	}
-	return Publisher{}
 }
 
 func (s *Session) publishNumbered(ctx context.Context, in publishParams) (rpc.Value, error) {
@@ -202,7 +193,7 @@ func (s *Session) publishNumbered(ctx context.Context, in publishParams) (rpc.Va
 		by.Seq = *in.Seq
 	}
 	if c := rpc.From(ctx); c != nil {
-		by.Link = c.Link()
+		by.Link, by.Call = c.Link(), c
 	}
 	seq, err := s.PublishNumbered(in.Event, by)
 	switch {

@@ -40,23 +40,27 @@ const (
 type openPrompt struct {
 	toolID string
 	event  Event
+	charge *rpc.Kept
 	timer  *time.Timer
 }
 
+// canAnswer reports whether a prompt has an id by which it can be answered.
+func canAnswer(toolID string) bool { return toolID != "" && len(toolID) <= maxToolID }
+
 // addPromptLocked opens a prompt and says how many others gave way to it. One
 // without an id cannot be answered, so it is only shown.
-func (s *Session) addPromptLocked(toolID string, e Event) (withdrawn int) {
-	if toolID == "" || len(toolID) > maxToolID {
+func (s *Session) addPromptLocked(d *draft, e Event) (withdrawn int) {
+	if !canAnswer(d.toolID) {
 		return 0
 	}
-	if s.dropPromptLocked(toolID) != nil {
+	if s.dropPromptLocked(d.toolID) != nil {
 		withdrawn++
 	}
 	if len(s.prompts) >= maxPrompts {
 		s.dropPromptLocked(s.prompts[0].toolID)
 		withdrawn++
 	}
-	p := &openPrompt{toolID: toolID, event: e}
+	p := &openPrompt{toolID: d.toolID, event: e, charge: d.charge}
 	p.timer = time.AfterFunc(s.registry.opts.PromptTimeout, func() { s.expire(p) })
 	s.prompts = append(s.prompts, p)
 	return withdrawn
@@ -70,6 +74,7 @@ func (s *Session) dropPromptLocked(toolID string) *openPrompt {
 	}
 	p := s.prompts[i]
 	p.timer.Stop()
+	p.charge.Free()
 	s.prompts = slices.Delete(s.prompts, i, i+1)
 	return p
 }

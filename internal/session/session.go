@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -28,9 +29,10 @@ type Session struct {
 	ahead    uint64 // greatest number of this life that followers who came back say they have seen
 	lastType string // of the latest event
 	lastAt   time.Time
-	log      window // the latest events without holes: what followers read
-	ring     window // what is replayed
-	snapshot Event  // the latest state_snapshot; Seq 0 when there is none
+	log      window    // the latest events without holes: what followers read
+	ring     window    // what is replayed
+	snapshot Event     // the latest state_snapshot; Seq 0 when there is none
+	charge   *rpc.Kept // for it
 	prompts  []*openPrompt
 	beside   int // bytes that are kept beside log and ring
 	trim     int // events until the log is trimmed again
@@ -108,22 +110,14 @@ var errClosed = &rpc.Error{Code: rpc.CodeNotFound, Message: "the session is clos
 // The value is borrowed. It returns the number of the event. The caller is the
 // hub itself: it may publish what it likes.
 func (s *Session) Publish(event rpc.Value) (seq uint64, err error) {
-	return s.publish(event, Publisher{}, true)
+	return s.PublishBy(event, nil)
 }
 
-// Publisher is who publishes an event.
-type Publisher struct {
-	Link *rpc.Link // its connection; may be nil
-	Peer *rpc.Peer // may be nil
-}
-
-// PublishBy is Publish for a peer. Events that only the hub can know of are
-// refused, as are those of the session's owner that come from somebody else.
-func (s *Session) PublishBy(event rpc.Value, by Publisher) (seq uint64, err error) {
-	return s.publish(event, by, false)
-}
-
-func (s *Session) publish(event rpc.Value, by Publisher, hub bool) (seq uint64, err error) {
+// PublishBy is Publish for the caller of a method; nil: the hub itself. Events
+// that only the hub can know of are refused, as are those of the session's
+// owner that come from somebody else. What stays until it is replaced or
+// answered is charged to the caller.
+func (s *Session) PublishBy(event rpc.Value, by *rpc.Call) (seq uint64, err error) {
 	d, err := draftOf(event)
 	if err != nil {
 		return 0, err
@@ -133,11 +127,9 @@ func (s *Session) publish(event rpc.Value, by Publisher, hub bool) (seq uint64, 
 		s.mu.Unlock()
 		return 0, errClosed
 	}
-	if !hub {
-		if err := s.allowedLocked(d.typ, by); err != nil {
-			s.mu.Unlock()
-			return 0, err
-		}
+	if err := s.admitLocked(&d, by); err != nil {
+		s.mu.Unlock()
+		return 0, d.refused(err)
 	}
 	e, withdrawn := s.appendLocked(&d)
 	s.mu.Unlock()
@@ -149,27 +141,66 @@ func errHubEvent(eventType string) error {
 	return rpc.Errorf(rpc.CodePermissionDenied, "events of type %s come from the hub alone", eventType)
 }
 
-// allowedLocked says why a peer may not publish events of a type. Where a
-// session has no owner its events may come from whoever could become that: of
+// admitLocked says why a caller may not publish an event. Where a session has
+// no owner the events of an owner may come from whoever could become that: of
 // the hub's own session from administrators.
-func (s *Session) allowedLocked(eventType string, by Publisher) error {
-	switch sourceOf(eventType) {
+func (s *Session) admitLocked(d *draft, by *rpc.Call) error {
+	if by == nil {
+		return nil
+	}
+	switch sourceOf(d.typ) {
 	case anybody:
 		return nil
 	case hubOnly:
-		return errHubEvent(eventType)
+		return errHubEvent(d.typ)
 	}
 	needs := rpc.ScopeProvide
 	if s.permanent {
 		needs = rpc.ScopeAdmin
 	}
 	switch {
-	case s.owner != nil && s.owner.link == by.Link,
+	case s.owner != nil && s.owner.link == by.Link(),
 		s.owner == nil && (by.Peer == nil || by.Peer.Scopes&needs != 0):
+		return s.chargeLocked(d, by)
+	}
+	return rpc.Errorf(rpc.CodePermissionDenied, "events of type %s come from the owner of session %s alone", d.typ, s.name)
+}
+
+// chargeLocked charges the caller with an event that stays until it is
+// replaced or answered.
+func (s *Session) chargeLocked(d *draft, by *rpc.Call) error {
+	if d.kind != snapshot && (d.kind != prompt || !canAnswer(d.toolID)) {
 		return nil
 	}
-	return rpc.Errorf(rpc.CodePermissionDenied, "events of type %s come from the owner of session %s alone", eventType, s.name)
+	bytes := d.bytes()
+	d.charge = by.Keep()
+	if d.charge.Set(bytes) {
+		return nil
+	}
+	if d.kind == snapshot && s.charge != nil { // it takes the place of one that is charged
+		s.charge.Free()
+		if d.charge.Set(bytes) {
+			return nil
+		}
+		s.snapshot, s.charge = Event{}, nil
+		s.weighLocked()
+	}
+	return errOver
 }
+
+// errOver stands for what refused says, which is not for under a lock.
+var errOver = errors.New("session: too much is kept")
+
+// refused is the error of an event that was not admitted.
+func (d *draft) refused(err error) error {
+	if err == errOver { //nolint:errorlint // it is never wrapped
+		return d.charge.Over(d.bytes())
+	}
+	return err
+}
+
+// bytes is what the event costs who is charged with it.
+func (d *draft) bytes() int64 { return int64(len(d.head) + 128) }
 
 // published is what follows, without locks, when an event was added.
 func (s *Session) published(e Event, withdrawn int) {
@@ -200,9 +231,10 @@ func (s *Session) appendLocked(d *draft) (e Event, withdrawn int) {
 			withdrawn++
 		}
 	case snapshot:
-		s.snapshot = e
+		s.charge.Free()
+		s.snapshot, s.charge = e, d.charge
 	case prompt:
-		withdrawn += s.addPromptLocked(d.toolID, e)
+		withdrawn += s.addPromptLocked(d, e)
 	}
 	if d.kind != plain {
 		s.weighLocked()
@@ -365,8 +397,10 @@ func (s *Session) end() {
 	open := len(s.prompts)
 	for _, p := range s.prompts {
 		p.timer.Stop()
+		p.charge.Free()
 	}
 	s.prompts = nil
+	s.charge.Free()
 	for _, f := range s.followers {
 		f.signal()
 	}
