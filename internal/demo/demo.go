@@ -26,9 +26,12 @@ func Register(t *rpc.Table) error {
 }
 
 // Methods returns those of these names, for a table that has others beside
-// them. It panics when there is no such method.
+// them, or all. It panics when there is no such method.
 func Methods(names ...string) []*rpc.Method {
 	all := methods()
+	if len(names) == 0 {
+		return all
+	}
 	list := make([]*rpc.Method, len(names))
 	for i, name := range names {
 		at := slices.IndexFunc(all, func(m *rpc.Method) bool { return m.Name == name })

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/rpc/krpc"
 )
 
 // The methods that are always there (contract.md section 3, "Always there").
@@ -214,7 +215,7 @@ func (h *hub) describeMethod(ctx context.Context, in struct {
 			string(rpc.Kollabor): m.Name,
 			string(rpc.Kkrpc):    m.Name,
 			string(rpc.Capnweb):  strings.Split(m.Name, "."),
-			string(rpc.Krpc):     strings.ReplaceAll(m.Name, ".", "_"),
+			string(rpc.Krpc):     krpc.Name(m.Name),
 			string(rpc.Snekrpc):  map[string]string{"service": service, "command": command},
 		},
 		Deadline: limit(m.Deadline, h.gate.Deadline, rpc.DefaultDeadline),

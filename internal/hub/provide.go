@@ -176,7 +176,7 @@ func (h *hub) offer(p *provided, doc string) error {
 	switch old := h.provided.services[p.name]; {
 	case old != nil:
 		return rpc.Errorf(rpc.CodeConflict, "service %s is provided by %s", p.name, old.methods[0].Provider)
-	case h.table.Service(p.name) != nil:
+	case h.table.Service(p.name) != nil: // reserved names are the table's matter
 		return rpc.Errorf(rpc.CodeConflict, "service %s belongs to the hub", p.name)
 	case h.provided.methods+len(p.methods) > maxProvidedAll:
 		return rpc.Errorf(rpc.CodeOverloaded, "providers offer %d methods already", h.provided.methods)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hubd-dev/hubd/internal/demo"
+	"github.com/hubd-dev/hubd/internal/filesvc"
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/session"
 	"github.com/hubd-dev/hubd/internal/trust"
@@ -71,6 +72,8 @@ func start(o Options) (_ *hub, err error) {
 	if err := h.newKrpc(); err != nil {
 		return nil, err
 	}
+	h.table.Reserve(demo.Methods()...)
+	h.table.Reserve(new(filesvc.Service).Methods()...)
 	if err := h.table.Add(h.builtins()...); err != nil {
 		return nil, err
 	}

@@ -15,6 +15,9 @@ type Table struct {
 	mu    sync.Mutex // serialises changes
 	state atomic.Pointer[tableState]
 
+	reserved      map[string]bool // services of Reserve; guarded by mu
+	reservedNames map[string]bool // and flat names
+
 	// Added, when set before the first Add, is called for each new row before
 	// anybody can see it: the hub hangs its metric handles there.
 	Added func(*Method)
@@ -92,18 +95,95 @@ func (t *Table) Add(methods ...*Method) error {
 	return nil
 }
 
+// Reserve keeps the names of methods that the hub has with another
+// configuration, in the table or not: no client may offer one of them, nor
+// another method of their services. Who calls one must not reach somebody else.
+func (t *Table) Reserve(methods ...*Method) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.reserved == nil {
+		t.reserved, t.reservedNames = map[string]bool{}, map[string]bool{}
+	}
+	for _, m := range methods {
+		service, _ := ServiceOf(m.Name)
+		t.reserved[service], t.reservedNames[FlatName(m.Name)] = true, true
+	}
+}
+
+// FlatName is the name of a method in protocols where it is one identifier.
+// No two rows have the same.
+func FlatName(name string) string { return strings.ReplaceAll(name, ".", "_") }
+
+// flatNames returns the rows by their flat names.
+func (s *tableState) flatNames() map[string]*Method {
+	flat := make(map[string]*Method, len(s.methods))
+	for name, m := range s.methods {
+		flat[FlatName(name)] = m
+	}
+	return flat
+}
+
+// clash says what stands in the way of a row, nil if nothing does: another one
+// that some protocol spells alike, so that one would get the calls of the other.
+func (t *Table) clash(s *tableState, flat map[string]*Method, m *Method) *Error {
+	spelled := FlatName(m.Name)
+	conflict := func(what string) *Error {
+		return &Error{Code: CodeConflict, Ran: RanNo, Message: "method " + m.Name + ": " + what}
+	}
+	if other := flat[spelled]; other != nil {
+		if other.Name == m.Name {
+			return conflict("it exists already")
+		}
+		return conflict(fmt.Sprintf("krpc spells it %s, as it does %s", spelled, other.Name))
+	}
+	service, _ := ServiceOf(m.Name)
+	if svc := s.services[service]; m.Provider == "" || svc != nil && svc.lazy != nil {
+		return nil
+	}
+	switch {
+	case t.reserved[service]:
+		return conflict("the service " + service + " belongs to the hub")
+	case t.reservedNames[spelled]:
+		return conflict("krpc spells it " + spelled + ", as it does a method of the hub")
+	case s.mounts > 0:
+		for name, svc := range s.services {
+			if svc.lazy != nil && strings.HasPrefix(spelled, name+"_") {
+				return conflict(fmt.Sprintf("krpc spells it %s, as it might a method of %s", spelled, name))
+			}
+		}
+	}
+	return nil
+}
+
+// Fitting returns those of new that Replace could put in the place of old.
+func (t *Table) Fitting(old, new []*Method) []*Method {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.state.Load().clone()
+	s.remove(old)
+	flat := s.flatNames()
+	return slices.DeleteFunc(slices.Clone(new), func(m *Method) bool {
+		clash := t.clash(s, flat, m) != nil
+		if !clash {
+			flat[FlatName(m.Name)] = m
+		}
+		return clash
+	})
+}
+
 func (t *Table) add(s *tableState, methods []*Method) error {
+	flat := s.flatNames()
 	for _, m := range methods { // all or none: nothing is told before all are found good
 		if !ValidName(m.Name) {
 			return fmt.Errorf("method name %q is not valid", CleanText(m.Name, 64))
 		}
-		if s.methods[m.Name] != nil {
-			return &Error{Code: CodeConflict, Message: fmt.Sprintf("method %s exists already", m.Name), Ran: RanNo}
+		if e := t.clash(s, flat, m); e != nil {
+			return e
 		}
 		if m.target == nil {
 			return fmt.Errorf("method %s has no target", m.Name)
 		}
-		s.methods[m.Name] = m
+		s.methods[m.Name], flat[FlatName(m.Name)] = m, m
 	}
 	for _, m := range methods {
 		if m.Scope == 0 {

@@ -315,10 +315,15 @@ func TestNames(t *testing.T) {
 	row := func(name string) *rpc.Method {
 		return rpc.NewMethod(&rpc.Method{Name: name}, func(*rpc.Call) (rpc.Value, error) { return rpc.Null, nil })
 	}
-	table.MustAdd(row("echo"), row("far.hub_sleep"), row("far_hub.sleep"), row("far_hub.sleep_long"), row("demo.file_info"), row("a_b"), row("a.b"), row("far.only"))
+	table.MustAdd(row("echo"), row("far.hub_sleep"), row("far_hub.wait"), row("far_hub.sleep_long"), row("demo.file_info"), row("a_b"), row("far.only"))
+	if err := table.Mount("far_away", func(name string) *rpc.Method { return row(name) }); err != nil {
+		t.Fatal(err)
+	}
+	table.MustAdd(row("far.away_from"))
 	for name, want := range map[string]string{
-		"echo": "echo", "far_hub_sleep": "far_hub.sleep", "far.hub_sleep": "far.hub_sleep", "far_hub.sleep": "far_hub.sleep",
-		"far_hub_sleep_long": "far_hub.sleep_long", "demo_file_info": "demo.file_info", "a_b": "a_b", "a.b": "a.b", "far_only": "far.only",
+		"echo": "echo", "far_hub_sleep": "far.hub_sleep", "far.hub_sleep": "far.hub_sleep", "far_hub_wait": "far_hub.wait", "far_hub.sleep": "",
+		"far_away_x_y": "far_away.x_y", "far_away_from": "far.away_from", "far.away_from": "far.away_from",
+		"far_hub_sleep_long": "far_hub.sleep_long", "demo_file_info": "demo.file_info", "a_b": "a_b", "a.b": "", "far_only": "far.only",
 		"": "", "_echo": "", "__class__": "", "echo_": "", "demo": "", "demo_": "", "demo.file.info": "", "far_hub_none": "", "far_hub_": "", "_": "", "demo__file_info": "",
 	} {
 		got := ""

@@ -3,6 +3,8 @@ package snekrpc
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -194,10 +196,11 @@ func (r *Remote) ask() {
 	var rows []*rpc.Method
 	byName := map[string]*far{}
 	if err == nil {
-		rows = r.build(spec, byName)
 		r.mu.Lock()
 		old := r.rows
 		r.mu.Unlock()
+		rows = r.cfg.Table.Fitting(old, r.build(spec, byName))
+		maps.DeleteFunc(byName, func(_ string, f *far) bool { return !slices.Contains(rows, f.row) })
 		if err = r.cfg.Table.Replace(old, rows); err == nil {
 			r.describe(spec.Doc)
 		}
