@@ -3,11 +3,13 @@ package hub
 import (
 	_ "embed"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -28,7 +30,7 @@ func browse(t *testing.T, site *httptest.Server, result <-chan string) map[strin
 	}
 	cmd := exec.Command(program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-		"--host-resolver-rules=MAP rebound.example 127.0.0.1", "--user-data-dir="+t.TempDir(), "--remote-debugging-port=0", site.URL+"/")
+		"--host-resolver-rules=MAP rebound.example 127.0.0.1, MAP hub.test 127.0.0.1", "--user-data-dir="+t.TempDir(), "--remote-debugging-port=0", site.URL+"/")
 	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -111,6 +113,62 @@ func TestPageOfAnotherOriginGetsNothing(t *testing.T) {
 	}
 	if n := h.sample(`hubd_connections_total{protocol="capnweb",transport="tcp"}`); n != "0" && n != "" {
 		t.Errorf("%s Cap'n Web sessions of the page", n)
+	}
+}
+
+//go:embed testdata/simple.html
+var simplePage string
+
+// A name in http.hosts is one to which browsers say nothing about the page that
+// sends a request without CORS, such as an image, over plain HTTP. Whatever can be
+// sent so changes nothing, also where the hub knows the user of the browser, and
+// where calls by GET are on.
+func TestPageChangesNothingThroughAListedName(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a browser")
+	}
+	for _, auth := range []string{"none", "uid"} {
+		for _, get := range []bool{false, true} {
+			t.Run(fmt.Sprintf("auth=%s,get=%v", auth, get), func(t *testing.T) {
+				h := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=" + auth}, Hosts: []string{"hub.test"}, KrpcGet: get})
+				_, port, _ := strings.Cut(h.tcp, ":")
+				site, result := serveSite(t, func() string {
+					return strings.NewReplacer("HUB", "hub.test:"+port).Replace(simplePage)
+				})
+				got := browse(t, site, result)
+				for attempt, answer := range got {
+					switch answer {
+					case "refused", "opaque", "sent", "loaded": // what was sent is looked for below
+					default:
+						t.Errorf("%s got %.200q", attempt, answer)
+					}
+				}
+				if len(got) != 20 {
+					t.Errorf("%d attempts: %v", len(got), got)
+				}
+				unchanged := func() {
+					t.Helper()
+					if r := h.dial().call("state.list", `{}`); strings.Contains(string(r.Result), `"key"`) || r.Error != nil {
+						t.Errorf("the page has changed the state: %s %v", r.Result, r.Error)
+					}
+				}
+				unchanged() // before it is waited for what a changed state would not count
+				reason := dropProtocol
+				if get {
+					reason = dropOrigin
+				}
+				count := func(protocol, reason string) int {
+					n, _ := strconv.Atoi(h.sample(`hubd_drops_total{protocol="` + protocol + `",reason="` + reason + `"}`))
+					return n
+				}
+				eventually(t, "the queries have arrived", func() bool { return count("krpc", reason) >= 8 })
+				eventually(t, "the others have arrived", func() bool { return count("http", dropOrigin) >= 9 })
+				unchanged()
+				if n := h.logs.FilterMessageSnippet("reload").Len(); n > 0 {
+					t.Errorf("the page has made the hub reload")
+				}
+			})
+		}
 	}
 }
 

@@ -207,6 +207,8 @@ var configKeys = []configKey{
 	size("file.quota", "bytes of all that may be in that folder, such as 50GiB; 0: no limit", func(o *Options) *int { return &o.FileQuota }),
 	text("krpc.pre_method_hook", "METHOD", "method to call before each call over krpc, with the pmhparams of the call",
 		func(o *Options) *string { return &o.KrpcHook }),
+	toggle("krpc.get", "take calls of krpc by GET on TCP listeners, with a token, or to a loopback address with the header Sec-Hubd",
+		func(o *Options) *bool { return &o.KrpcGet }),
 	mapKey(list("remote", "ALIAS=URL#SERVICE", "service of another server to offer here; repeatable", func(o *Options) *[]string { return &o.Remotes })),
 	text("presence.dir", "DIR", "folder to write presence files to", func(o *Options) *string { return &o.PresenceDir }),
 	liveKey(mapKey(list("peers", "USER=SCOPES", "what another user, or with @GROUP the members of a group, may do on Unix sockets and with auth=uid; repeatable",

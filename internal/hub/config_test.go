@@ -58,7 +58,7 @@ func TestEachKeyInAllThreePlaces(t *testing.T) {
 	values := map[string]string{
 		"listen": "unix:///a tcp://127.0.0.1:1", "remote": "far=tcp://h:1#svc near=unix:///s", "http.hosts": "a b:1",
 		"http.origins": "https://a https://b", "state": "/s", "metrics": "127.0.0.1:9", "log.level": "warn", "file.root": "/f", "file.quota": "5GiB", "web.root": "/w",
-		"presence.dir": "/p", "krpc.pre_method_hook": "my.check", "demo": "true", "allow_insecure": "true", "http.query_token": "true",
+		"presence.dir": "/p", "krpc.pre_method_hook": "my.check", "krpc.get": "true", "demo": "true", "allow_insecure": "true", "http.query_token": "true",
 		"peers": "nobody=read @0=read,call", "tls.cert_file": "/c", "tls.key_file": "/k", "tls.client_ca_file": "/ca", "tls.clients": "a=read b=call",
 	}
 	for _, k := range configKeys {

@@ -92,6 +92,20 @@ func hostAllowed(r *http.Request, c *conn, allowed []string) bool {
 	return err == nil && ip.Unmap() == local.Addr().Unmap()
 }
 
+// loopbackHost reports whether a Host header names this machine in a way that
+// needs no lookup, which browsers trust as they do https.
+func loopbackHost(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback() && !ip.Is4In6()
+}
+
 // originAllowed reports whether the page that sent the request, if it was one,
 // may: the hub's own, or one of a listed origin.
 func originAllowed(r *http.Request, allowed []string) bool {

@@ -48,14 +48,26 @@ func (h *hub) newKrpc() error {
 	return nil
 }
 
+// headerProgram is a header that no page can set: browsers keep what begins
+// with Sec- for themselves.
+const headerProgram = "Sec-Hubd"
+
 // serveKrpc is the handler of calls at unclaimed paths.
 //
-// A link that a browser was given by another program carries a call in its query
-// as well as any client does: without a token it is worth nothing.
+// A call in a query is what a page can send without being asked: as an image, or
+// as a link. On TCP such calls are off, and where they are on they have to show
+// that no page has sent them. No page reaches a Unix socket.
 func (h *hub) serveKrpc(w http.ResponseWriter, r *http.Request) {
 	c := connOf(r)
-	if c.listener.addr.network == "tcp" && r.Method == http.MethodGet && byLink(r) && !c.presented {
-		if q := r.URL.Query(); q.Has("json") || q.Has("JSON") {
+	if c.listener.addr.network == "tcp" && callsByGet(r) {
+		switch {
+		case !h.opts.KrpcGet:
+			h.metrics.drop(rpc.Krpc, dropProtocol)
+			h.audit.request(c, "a call by GET")
+			w.Header().Set("Allow", "POST")
+			http.Error(w, "calls by GET are off here (krpc.get): send them by POST", http.StatusMethodNotAllowed)
+			return
+		case byLink(r) && !c.presented:
 			h.metrics.drop(rpc.Krpc, dropOrigin)
 			h.audit.request(c, "a call by a link")
 			http.Error(w, "a link cannot call methods", http.StatusForbidden)
@@ -65,14 +77,43 @@ func (h *hub) serveKrpc(w http.ResponseWriter, r *http.Request) {
 	h.krpc.ServeHTTP(w, r)
 }
 
+// callsByGet reports whether r carries a call in its query.
+func callsByGet(r *http.Request) bool {
+	if r.Method != http.MethodGet {
+		return false
+	}
+	q := r.URL.Query()
+	return q.Has("json") || q.Has("JSON")
+}
+
+// errPage answers a call by GET that a page may have caused.
+var errPage = &rpc.Error{
+	Code: rpc.CodeUnauthenticated, Ran: rpc.RanNo,
+	Message: "a call by GET needs a token, or to go to a loopback address with the header " + headerProgram,
+}
+
+// programSays reports whether a request shows that it does not come from a page
+// that has no business with the hub. Browsers tell in Sec-Fetch-Site where a
+// request comes from, and guard acts on it; but they do so only towards origins
+// that they trust, and over plain HTTP these are the loopback addresses. Towards
+// a name in http.hosts the images of any page look like the requests of a program.
+func programSays(r *http.Request) bool {
+	return loopbackHost(r.Host) && (r.Header.Get("Sec-Fetch-Site") != "" || r.Header.Get(headerProgram) != "")
+}
+
 // admitKrpc says who sends a request, and notes on its connection what is
 // spoken there.
 func (h *hub) admitKrpc(r *http.Request) (krpc.Admission, error) {
 	c := connOf(r)
 	var link *rpc.Link
+	var unproven *rpc.Error
+	if c.listener.addr.network == "tcp" && r.Method == http.MethodGet && !c.presented && !programSays(r) {
+		unproven = errPage
+	}
 	return krpc.Admission{
-		Peer:  c.peer.Load(),
-		Quota: c.quota(),
+		Unproven: unproven,
+		Peer:     c.peer.Load(),
+		Quota:    c.quota(),
 		OnLink: func(l *rpc.Link) {
 			link = l
 			c.speaks(rpc.Krpc)
@@ -124,7 +165,8 @@ func (o krpcObserver) MessageIn(bytes int64) { o.in.count(int(bytes)) }
 func (o krpcObserver) MessageOut(bytes int64) { o.out.count(int(bytes)) }
 
 func (o krpcObserver) Refused(r *http.Request, reason krpc.Reason) {
-	id := connOf(r).id
+	c := connOf(r)
+	id := c.id
 	if o.h.monitors.any.Load() {
 		o.h.monitors.tell(monitorEvent{Event: sawFailedFrame, Protocol: string(rpc.Krpc), Conn: id, Reason: string(reason)})
 	}
@@ -139,6 +181,9 @@ func (o krpcObserver) Refused(r *http.Request, reason krpc.Reason) {
 		o.h.metrics.rejected(limitParts)
 	case krpc.ReasonFull:
 		o.h.metrics.rejected(limitSpool)
+	case krpc.ReasonUnproven:
+		o.h.metrics.drop(rpc.Krpc, dropOrigin)
+		o.h.audit.request(c, "a call by GET that a page may have sent")
 	case krpc.ReasonBusy:
 		o.h.metrics.rejected(rpc.LimitRequestMemory)
 	}

@@ -21,10 +21,10 @@ func krpcForm(call string) string {
 		len(body), body)
 }
 
-// over is a request as it must be on that network.
+// over is a request as it must be on that network, of a program that says that it is one.
 func (h *testHub) over(network, request string) string {
 	if network == "tcp" {
-		return strings.Replace(request, "Host: hub\r\n", "Host: "+h.tcp+"\r\n", 1)
+		return strings.Replace(request, "Host: hub\r\n", "Host: "+h.tcp+"\r\nSec-Hubd: 1\r\n", 1)
 	}
 	return request
 }
@@ -49,7 +49,7 @@ func (h *testHub) krpc(call string) string {
 }
 
 func TestKrpcRoutes(t *testing.T) {
-	h := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=none"}})
+	h := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=none"}, KrpcGet: true})
 	call := `{"method": "math_add", "params": [1, 2], "pmhparams": null}`
 	query := "json=" + url.QueryEscape(call)
 	json := fmt.Sprintf("Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(call), call)
@@ -59,7 +59,7 @@ func TestKrpcRoutes(t *testing.T) {
 		has     string
 	}{
 		{"GET /?" + query + " HTTP/1.1\r\nHost: hub\r\n\r\n", 200, `{"result": 3}`},
-		{"GET /krpc?" + query + " HTTP/1.0\r\n\r\n", 200, `{"result": 3}`},
+		{"GET /krpc?" + query + " HTTP/1.0\r\nHost: hub\r\n\r\n", 200, `{"result": 3}`},
 		{"GET /any/path?" + query + " HTTP/1.1\r\nHost: hub\r\n\r\n", 200, `{"result": 3}`},
 		{"GET /krpc HTTP/1.1\r\nHost: hub\r\n\r\n", 400, "Missing 'json' parameter"},
 		{"POST /krpc HTTP/1.1\r\nHost: hub\r\n" + json, 200, `{"result": 3}`},
@@ -84,6 +84,58 @@ func TestKrpcRoutes(t *testing.T) {
 	}
 	if got := h.sample(`hubd_failed_frames_total{protocol="krpc",reason="no_call"}`); got != "2" {
 		t.Errorf("refused requests: %q", got)
+	}
+}
+
+// Calls by GET are off on TCP; where they are on, they show that no page has sent
+// them. A Unix socket, which no page reaches, takes them.
+func TestCallsByGet(t *testing.T) {
+	t.Parallel()
+	off := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=none"}})
+	on := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=none"}, Hosts: []string{"hub.test"}, KrpcGet: true})
+	asks := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0"}, KrpcGet: true})
+	token := asks.token("page", "")
+	bearer := "Authorization: Bearer " + token + "\r\n"
+	_, port, _ := net.SplitHostPort(on.tcp)
+	const program, sum, unproven = "Sec-Hubd: 1\r\n", `{"result": 3}`, "unauthenticated: a call by GET needs a token"
+	call := func(pmhparams string) string {
+		return "json=" + url.QueryEscape(`{"method": "math_add", "params": [1, 2], "pmhparams": `+pmhparams+`}`)
+	}
+	for _, c := range []struct {
+		at          *testHub
+		what, host  string
+		query, head string
+		status      int
+		has         string
+	}{
+		{off, "off", off.tcp, call("null"), program, 405, "krpc.get"},
+		{off, "off, the other spelling", off.tcp, strings.Replace(call("null"), "json", "JSON", 1), program, 405, "krpc.get"},
+		{off, "off, of a page of the hub", off.tcp, call("null"), "Sec-Fetch-Site: same-origin\r\n", 405, "krpc.get"},
+		{off, "no call", off.tcp, "", "", 400, "Missing 'json' parameter"},
+		{on, "a program", on.tcp, call("null"), program, 200, sum},
+		{on, "a program at another name of this machine", "localhost:" + port, call("null"), program, 200, sum},
+		{on, "a page of the hub", on.tcp, call("null"), "Sec-Fetch-Site: same-origin\r\n", 200, sum},
+		{on, "who says nothing", on.tcp, call("null"), "", 200, unproven},
+		{on, "another name", "hub.test", call("null"), "", 200, unproven},
+		{on, "another name, of a program", "hub.test", call("null"), program, 200, unproven},
+		{on, "another name, of a browser", "hub.test", call("null"), "Sec-Fetch-Site: same-origin\r\n", 200, unproven},
+		{on, "another page", on.tcp, call("null"), "Sec-Fetch-Site: cross-site\r\n", 403, ""},
+		{on, "a link", on.tcp, call("null"), "Sec-Fetch-Site: none\r\n", 403, "a link"},
+		{on, "what is no token", "hub.test", call(`"cookie"`), "", 200, unproven},
+		{asks, "a token", asks.tcp, call("null"), bearer, 200, sum},
+		{asks, "a token in the call", asks.tcp, call(`"` + token + `"`), "", 200, sum},
+		{asks, "no token", asks.tcp, call("null"), program, 200, "unauthenticated: "},
+	} {
+		request := "GET /krpc?" + c.query + " HTTP/1.1\r\nHost: " + c.host + "\r\n" + c.head + "Connection: close\r\n\r\n"
+		if status, body := c.at.ask("tcp", c.at.tcp, request); status != c.status || !strings.Contains(body, c.has) {
+			t.Errorf("%s: %d %s, want %d with %s", c.what, status, body, c.status, c.has)
+		}
+	}
+	if _, body := off.get("/krpc?" + call("null")); body != sum {
+		t.Errorf("over the Unix socket: %s", body)
+	}
+	if n := on.sample(`hubd_calls_total{code="ok",method="math.add",protocol="krpc"}`); n != "3" {
+		t.Errorf("%s calls have run", n)
 	}
 }
 

@@ -259,7 +259,7 @@ func TestPatternsNarrowWhatIsNoMethod(t *testing.T) {
 // A request with two tokens would be that of two peers, wherever they are.
 func TestTwoTokens(t *testing.T) {
 	t.Parallel()
-	h := startHub(t, Options{Demo: true, Listen: []string{listenToken}, QueryToken: true})
+	h := startHub(t, Options{Demo: true, Listen: []string{listenToken}, QueryToken: true, KrpcGet: true})
 	one, two := h.token("one", ""), h.token("two", "")
 	bearer := "Authorization: Bearer " + one + "\r\n"
 	upgrade := "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"

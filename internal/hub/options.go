@@ -38,6 +38,8 @@ type Options struct {
 	LogLevel string
 	// KrpcHook names a method that is called before each call over krpc; "" for none.
 	KrpcHook string
+	// KrpcGet takes calls of krpc by GET on TCP listeners: see programSays.
+	KrpcGet bool
 	// FileRoot is the folder that the file service is confined to.
 	FileRoot string
 	// FileQuota bounds the bytes of all that is in FileRoot; 0: nothing does.

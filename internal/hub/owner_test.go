@@ -119,8 +119,8 @@ func TestBrowsersOfTheOwnUser(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "app.js"), []byte("// 7"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	h := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=uid"}, WebRoot: root})
-	none := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=none"}})
+	h := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=uid"}, WebRoot: root, KrpcGet: true})
+	none := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=none"}, KrpcGet: true})
 	const call = "/krpc?json=%7B%22method%22%3A%22math.add%22%2C%22params%22%3A%5B3%2C4%5D%7D"
 	token := h.token("page", "")
 	for _, c := range []struct {
@@ -129,7 +129,7 @@ func TestBrowsersOfTheOwnUser(t *testing.T) {
 		path, head string
 		status     int
 	}{
-		{"a program", h, call, "", 200},
+		{"a program", h, call, "Sec-Hubd: 1\r\n", 200},
 		{"a page of the hub's own origin", h, call, "Sec-Fetch-Site: same-origin\r\n", 401},
 		{"it scrapes", h, "/metrics", "Sec-Fetch-Site: same-origin\r\n", 401},
 		{"with a token", h, call, "Sec-Fetch-Site: same-origin\r\nAuthorization: Bearer " + token + "\r\n", 200},

@@ -96,7 +96,7 @@ func TestLogKeepsSecretsOfEveryProtocol(t *testing.T) {
 	const secret = "s3cr3t-s3cr3t"
 	const evil = `\n{\"level\":\"error\",\"msg\":\"forged\"}\u001b[31m\u2028` + secret
 	var out lockedBuffer
-	h := startHub(t, Options{Demo: true, Listen: fiveListeners, Log: jsonLog(&out)})
+	h := startHub(t, Options{Demo: true, Listen: fiveListeners, KrpcGet: true, Log: jsonLog(&out)})
 	all, lines := h.tcpListeners()
 	tokens := []string{h.token("reader", `,"scopes":["read"]`), h.token("caller", ""), "hubd_" + secret}
 	calls := []struct{ method, arguments string }{
@@ -144,7 +144,7 @@ func TestLogKeepsSecretsOfEveryProtocol(t *testing.T) {
 		"POST /capnweb HTTP/1.1\r\n" + head + "Content-Length: 20\r\nConnection: close\r\n\r\n[\"" + secret + "\",1,2]",
 		"POST /" + secret + "?" + secret + " HTTP/1.1\r\n" + head + "Content-Type: application/x-www-form-urlencoded\r\nConnection: close\r\nContent-Length: " +
 			itoa(len(form)) + "\r\n\r\n" + form,
-		"GET /krpc?json=" + secret + "&token=" + tokens[2] + " HTTP/1.1\r\n" + head + "Connection: close\r\n\r\n",
+		"GET /krpc?json=" + secret + "&token=" + tokens[2] + " HTTP/1.1\r\n" + head + "Sec-Hubd: 1\r\n" + "Connection: close\r\n\r\n",
 		"GET /metrics?token=" + tokens[2] + " HTTP/1.1\r\n" + head + "Connection: close\r\n\r\n",
 		"GET /metrics HTTP/1.1\r\nHost: " + secret + "\r\nOrigin: " + secret + "\r\nConnection: close\r\n\r\n",
 		"GET /metrics HTTP/1.1\r\n" + head + "Origin: " + secret + "\r\nConnection: close\r\n\r\n",

@@ -203,7 +203,7 @@ func (x *exchange) authenticate(q *request) *failure {
 		return failureOf(e)
 	}
 	if p != nil {
-		x.Peer = p
+		x.Peer, x.proved = p, true
 	}
 	return nil
 }

@@ -15,6 +15,11 @@ func (x *exchange) run(q *request) {
 		x.answerFailure(f)
 		return
 	}
+	if x.Unproven != nil && !x.proved {
+		x.refused(ReasonUnproven)
+		x.answerError(x.Unproven)
+		return
+	}
 	refer := x.r.Method != "GET" // a query has no files to refer to
 	args, missing := arguments(q.params, x.files, refer)
 	if missing != nil {

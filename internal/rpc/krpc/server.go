@@ -20,6 +20,10 @@ type Admission struct {
 	OnLink func(*rpc.Link) // called before the first call; may be nil
 	OnEnd  func()          // called when the exchange is over; may be nil
 
+	// Unproven, if it is set, is the answer to a call whose pmhparams do not say
+	// who calls: a request that anybody may have caused.
+	Unproven *rpc.Error
+
 	// Gone reports whether nobody is left to read an answer, of a peer that has
 	// ended its sending side. Nil: that side is all that there is to know.
 	Gone func() bool
@@ -51,11 +55,12 @@ const (
 	ReasonSlow         Reason = "slow"           // the body came too slowly
 	ReasonFull         Reason = "spool_full"     // no room for more uploads
 	ReasonBusy         Reason = "memory_full"    // too much of other requests is held
+	ReasonUnproven     Reason = "unproven"       // nothing says who calls: see Admission.Unproven
 )
 
 // Reasons lists them all.
 func Reasons() []Reason {
-	return []Reason{ReasonNoCall, ReasonMalformed, ReasonIncomplete, ReasonTooLarge, ReasonCallTooLarge, ReasonParts, ReasonSlow, ReasonFull, ReasonBusy}
+	return []Reason{ReasonNoCall, ReasonMalformed, ReasonIncomplete, ReasonTooLarge, ReasonCallTooLarge, ReasonParts, ReasonSlow, ReasonFull, ReasonBusy, ReasonUnproven}
 }
 
 // Config says how a Server works.
@@ -211,6 +216,7 @@ type exchange struct {
 	files  map[string]*rpc.File
 	size   int64 // of what came
 	asked  bool  // who the peer is, by its pmhparams
+	proved bool  // ... which have said it
 
 	mu       sync.Mutex
 	conn     net.Conn  // after takeOver

@@ -243,10 +243,14 @@ def requests(at):
         def ask(text):
             return raw(where, text.replace("HOST", at.tcp).encode()).decode()
 
-        got = ask("GET /?json=%s HTTP/1.0\r\n\r\n" % call)
+        form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s"
+        got = ask("POST / HTTP/1.0\r\n" + form % (5 + len(call), "json=" + call))
         expect(got.startswith("HTTP/1.0 200 OK\r\n"), True)
         expect(got.endswith('\r\n\r\n{"result": 3}'), True)
-        got = ask("GET /deep/path?a=b&JSON=%s HTTP/1.1\r\nHost: HOST\r\n\r\n" % call)
+        # A query is a call where no page can send one.
+        got = ask("GET /?json=%s HTTP/1.0\r\n\r\n" % call)
+        expect(got.split("\r\n")[0], "HTTP/1.0 200 OK" if where == at.unix else "HTTP/1.0 405 Method Not Allowed")
+        got = ask("POST /deep/path?a=b HTTP/1.1\r\nHost: HOST\r\n" + form % (5 + len(call), "JSON=" + call))
         expect(got.endswith('{"result": 3}'), True)
         expect("\r\nContent-Type: application/json\r\n" in got and "\r\nConnection: close\r\n" in got, True)
         expect(ask("GET / HTTP/1.1\r\nHost: HOST\r\n\r\n").split("\r\n")[0], "HTTP/1.1 400 Missing 'json' parameter")
@@ -254,7 +258,7 @@ def requests(at):
         got = ask("POST / HTTP/1.1\r\nHost: HOST\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 7\r\n\r\njson=%7")
         expect('"code": -32700, "message": "Parse error."' in got, True)
         # A pipelined second request, and a peer that waits for the end.
-        got = ask("GET /?json=%s HTTP/1.1\r\nHost: HOST\r\n\r\nGET / HTTP/1.1\r\nHost: HOST\r\n\r\n" % call)
+        got = ask("POST / HTTP/1.1\r\nHost: HOST\r\n" + form % (5 + len(call), "json=" + call) + "GET / HTTP/1.1\r\nHost: HOST\r\n\r\n")
         expect(got.count("HTTP/1.1"), 1)
 
 
