@@ -255,7 +255,7 @@ var configKeys = []configKey{
 	number("session_queue", "bytes that one follower of a session may lag behind", func(l *Limits) *int { return &l.SessionQueue }),
 	number("connections", "open connections", func(l *Limits) *int { return &l.Connections }),
 	number("connections_per_uid", "open connections of one user", func(l *Limits) *int { return &l.ConnectionsPerUID }),
-	number("connections_unauthenticated", "TCP connections that must still authenticate", func(l *Limits) *int { return &l.ConnectionsUnauthenticated }),
+	number("connections_unauthenticated", "TCP connections that must still authenticate; one more takes the place of the oldest of the address that has most", func(l *Limits) *int { return &l.ConnectionsUnauthenticated }),
 	span("handshake", "time in which they must do so", func(l *Limits) *time.Duration { return &l.Handshake }),
 	span("first_byte", "time until the first byte of a TCP connection", func(l *Limits) *time.Duration { return &l.FirstByte }),
 	number("unfinished", "bytes of frames that have begun and not ended, of all connections", func(l *Limits) *int { return &l.Unfinished }),

@@ -27,8 +27,7 @@ type conn struct {
 	listener *listener
 	since    time.Time
 	hub      *hub
-	share    *rpc.Share  // of the memory of unfinished frames
-	must     *time.Timer // ends a connection that has yet to authenticate; nil when it need not; guarded by registry.mu
+	share    *rpc.Share // of the memory of unfinished frames
 
 	base      *rpc.Peer                    // who it is without a token; set by serve
 	account   atomic.Pointer[account]      // whose limits it is under; changed by the registry

@@ -38,7 +38,7 @@ type registry struct {
 	last   uint64
 	all    map[*conn]struct{}
 	users  map[string]*account
-	must   int // connections that still must say who they are
+	must   map[*conn]*time.Timer // those that still must say who they are, with what ends them if they do not
 	closed bool
 	empty  chan struct{} // closed when closed and no connection is left
 }
@@ -56,7 +56,7 @@ func newRegistry(limits Limits) *registry {
 		limits.Connections = min(limits.Connections, max(int(nofile.Cur)-descriptorReserve, 1))
 	}
 	return &registry{
-		limits: limits, all: map[*conn]struct{}{}, users: map[string]*account{}, empty: make(chan struct{}),
+		limits: limits, all: map[*conn]struct{}{}, users: map[string]*account{}, must: map[*conn]*time.Timer{}, empty: make(chan struct{}),
 	}
 }
 
@@ -68,31 +68,71 @@ func (r *registry) full() bool {
 	return len(r.all) >= r.limits.Connections
 }
 
-// enter adds c, whose peer is set, or names the limit that forbids it.
+// enter adds c, whose peer is set, or names the limit that forbids it. For
+// somebody who has yet to say who it is there is always a place: that of the one
+// who has had it longest, of the address that has most of them.
 func (r *registry) enter(c *conn) (limit string, ok bool) {
+	limit, ok, silent := r.enterOrReplace(c)
+	if silent != nil {
+		silent.hub.metrics.rejected(limitUnauthenticated)
+		silent.Close()
+	}
+	return limit, ok
+}
+
+func (r *registry) enterOrReplace(c *conn) (limit string, ok bool, silent *conn) {
 	peer := c.peer.Load()
 	owner := c.ownedBy(peer)
-	must := peer != nil && peer.Unauthenticated
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
 	case r.closed:
-		return "", false
+		return "", false, nil
 	case len(r.all) >= r.limits.Connections:
-		return limitConnections, false
-	case must && r.must >= r.limits.ConnectionsUnauthenticated:
-		return limitUnauthenticated, false
+		return limitConnections, false, nil
 	case !r.assignLocked(c, owner):
-		return limitConnectionsUID, false
+		return limitConnectionsUID, false, nil
 	}
 	r.last++
 	c.id = r.last
-	if must {
-		r.must++
-		c.must = time.AfterFunc(r.limits.Handshake, func() { r.expire(c) })
-	}
 	r.all[c] = struct{}{}
-	return "", true
+	if peer != nil && peer.Unauthenticated {
+		if len(r.must) >= r.limits.ConnectionsUnauthenticated {
+			silent = r.longestSilentLocked(owner)
+			r.settledLocked(silent)
+		}
+		r.must[c] = time.AfterFunc(r.limits.Handshake, func() { r.expire(c) })
+	}
+	return "", true, silent
+}
+
+// longestSilentLocked returns who has to make room for somebody from an address
+// that says nothing of itself either: so an address that opens connections and
+// stays silent takes away its own places.
+func (r *registry) longestSilentLocked(newcomer string) (oldest *conn) {
+	held := map[string]int{newcomer: 1}
+	for c := range r.must {
+		held[c.account.Load().owner]++
+	}
+	for c := range r.must {
+		if oldest == nil {
+			oldest = c
+			continue
+		}
+		more := held[c.account.Load().owner] - held[oldest.account.Load().owner]
+		if more > 0 || more == 0 && c.id < oldest.id {
+			oldest = c
+		}
+	}
+	return oldest
+}
+
+// settledLocked notes that c need not say who it is any more.
+func (r *registry) settledLocked(c *conn) {
+	if t := r.must[c]; t != nil {
+		t.Stop()
+		delete(r.must, c)
+	}
 }
 
 // assignLocked makes c one of the connections of owner. It returns false when
@@ -156,11 +196,7 @@ func (r *registry) authenticated(c *conn, p *rpc.Peer) bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if c.must != nil {
-		r.must--
-		c.must.Stop()
-		c.must = nil
-	}
+	r.settledLocked(c)
 	return true
 }
 
@@ -168,7 +204,7 @@ func (r *registry) authenticated(c *conn, p *rpc.Peer) bool {
 // are few places for those.
 func (r *registry) expire(c *conn) {
 	r.mu.Lock()
-	late := c.must != nil
+	_, late := r.must[c]
 	r.mu.Unlock()
 	if late {
 		c.hub.metrics.rejected(limitHandshake)
@@ -184,11 +220,7 @@ func (r *registry) leave(c *conn) {
 		return
 	}
 	delete(r.all, c)
-	if c.must != nil {
-		r.must--
-		c.must.Stop()
-		c.must = nil
-	}
+	r.settledLocked(c)
 	r.releaseLocked(c.account.Load())
 	if r.closed && len(r.all) == 0 {
 		close(r.empty)

@@ -418,10 +418,12 @@ var limitRows = []limitRow{
 		name: "connections that must authenticate", keys: []string{"connections_unauthenticated"}, limit: "connections_unauthenticated",
 		options: small(Limits{ConnectionsUnauthenticated: 1}, listenToken),
 		exceed: func(h *limitTest) {
-			if r := dial(h.T, "tcp", h.tcp).call("ping", "{}"); r.kind() != "unauthenticated" {
+			oldest := dial(h.T, "tcp", h.tcp)
+			if r := oldest.call("ping", "{}"); r.kind() != "unauthenticated" {
 				h.Errorf("%v", r)
 			}
-			h.closed(dial(h.T, "tcp", h.tcp))
+			dial(h.T, "tcp", h.tcp)
+			h.closed(oldest)
 		},
 	},
 	{

@@ -310,11 +310,66 @@ func TestUnauthenticatedLimit(t *testing.T) {
 	if r := first.call("ping", "{}"); r.kind() != "unauthenticated" {
 		t.Errorf("call without a token: %+v", r)
 	}
-	if err := dial(t, "tcp", h.tcp).ended(); err != nil {
-		t.Errorf("second connection: %v", err)
+	second := dial(t, "tcp", h.tcp)
+	if r := second.call("ping", "{}"); r.kind() != "unauthenticated" {
+		t.Errorf("second connection: %+v", r)
+	}
+	if err := first.ended(); err != nil {
+		t.Errorf("the first, when the second has come: %v", err)
 	}
 	if got := h.sample(`hubd_rejected_total{limit="connections_unauthenticated"}`); got != "1" {
 		t.Errorf("rejected: %q, want 1", got)
+	}
+}
+
+// Whoever fills the places of those who have yet to authenticate takes them from
+// itself: others come in, from its own address and from another one.
+func TestSilentConnectionsShutNobodyOut(t *testing.T) {
+	t.Parallel()
+	const places = 8
+	h := startHub(t, Options{
+		Demo: true, Listen: []string{"tcp://0.0.0.0:0"},
+		Limits: Limits{ConnectionsUnauthenticated: places, Handshake: time.Hour, FirstByte: time.Hour},
+	})
+	_, port, _ := net.SplitHostPort(h.tcp)
+	token := h.token("good", "")
+	from := func(address string) *wire {
+		t.Helper()
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
+		c, err := d.Dial("tcp", net.JoinHostPort("127.0.0.1", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return newWire(t, c)
+	}
+	slow := from("127.0.0.2") // connected before all of them, and takes its time
+	if r := slow.call("echo", "[1]"); r.kind() != "unauthenticated" {
+		t.Fatalf("%+v", r)
+	}
+	const silent = 3 * places
+	for range silent {
+		from("127.0.0.1")
+	}
+	eventually(t, "all but those that have a place besides slow are gone", func() bool {
+		return h.rejected(limitUnauthenticated) == silent-(places-1)
+	})
+	for _, address := range []string{"127.0.0.1", "127.0.0.3"} {
+		for n := range 20 {
+			good := from(address)
+			if answer := good.greet(token); !strings.Contains(answer, `"hello"`) {
+				t.Fatalf("call %d from %s: %s", n, address, answer)
+			}
+			if r := good.call("echo", "[7]"); r.Error != nil {
+				t.Fatalf("call %d from %s: %+v", n, address, r)
+			}
+			good.Close()
+		}
+	}
+	if answer := slow.greet(token); !strings.Contains(answer, `"hello"`) {
+		t.Errorf("who takes its time at another address: %s", answer)
+	}
+	if r := slow.call("echo", "[7]"); string(r.Result) != "7" {
+		t.Errorf("%+v", r)
 	}
 }
 

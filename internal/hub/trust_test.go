@@ -431,9 +431,10 @@ func TestConnectionsThatDoNotAuthenticate(t *testing.T) {
 		waiting[len(waiting)-1].line()
 	}
 	over := dial(t, "tcp", h.tcp)
-	if err := over.ended(); err != nil {
-		t.Errorf("a fourth connection: %v", err)
+	if err := waiting[0].ended(); err != nil {
+		t.Errorf("the oldest, when a fourth has come: %v", err)
 	}
+	waiting[0] = over
 	if n := h.sample(`hubd_rejected_total{limit="connections_unauthenticated"}`); n != "1" {
 		t.Errorf("rejected %s", n)
 	}
