@@ -43,47 +43,30 @@ func TestCompletion(t *testing.T) {
 	for _, sh := range shells {
 		t.Run(sh.name, func(t *testing.T) {
 			t.Parallel()
-			path, err := exec.LookPath(sh.name)
-			if err != nil {
-				t.Skipf("%s is not installed", sh.name)
-			}
-			if sh.need != "" {
-				if _, err := os.Stat(sh.need); err != nil {
-					t.Skipf("%v (Debian: bash-completion)", err)
-				}
-			}
-			sh.completes(t, path)
+			sh.completes(t, sh.path(t))
 		})
 	}
 }
 
-func (sh shellUnderTest) completes(t *testing.T, path string) {
-	d := startDaemon(t)
-	env := append(cleanEnv(d.dir), "HUBD_SOCKET="+d.socket, "TERM=xterm", "LANG=C.UTF-8", "SCRIPT="+filepath.Join(d.dir, "script"), "ZDOTDIR="+d.dir)
-	script := exec.Command(filepath.Join(binDir, "hubctl"), "completion", sh.name)
-	script.Env = env
-	text, err := script.Output()
+// path is where the shell is.
+func (sh shellUnderTest) path(t *testing.T) string {
+	path, err := exec.LookPath(sh.name)
 	if err != nil {
-		t.Fatal(err)
+		t.Skipf("%s is not installed", sh.name)
 	}
-	put := exec.Command(filepath.Join(binDir, "hubctl"), "state", "put", "in/box", "1")
-	put.Env = env
-	if out, err := put.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	file := filepath.Join(d.dir, sh.file)
-	for name, text := range map[string][]byte{"script": text, sh.file: []byte(sh.rc), "precious.backup": nil} {
-		if err := os.WriteFile(filepath.Join(d.dir, name), text, 0o600); err != nil {
-			t.Fatal(err)
+	if sh.need != "" {
+		if _, err := os.Stat(sh.need); err != nil {
+			t.Skipf("%v (Debian: bash-completion)", err)
 		}
 	}
-	cmd := exec.Command(path)
-	for _, arg := range sh.args {
-		cmd.Args = append(cmd.Args, strings.Replace(arg, "RC", file, 1))
-	}
-	cmd.Env, cmd.Dir = env, d.dir
-	x := commandOnTerminal(t, cmd, 100, 40)
-	x.sees("ready>")
+	return path
+}
+
+func (sh shellUnderTest) completes(t *testing.T, path string) {
+	d := startDaemon(t)
+	env := sh.env(d)
+	hubctl(t, env, "state", "put", "in/box", "1")
+	x := sh.start(t, d, path, env)
 	for typed, want := range map[string]string{
 		"hubctl publ":                 "<hubctl><publish>",
 		"hubctl --outp":               "<hubctl><--output",
@@ -102,4 +85,123 @@ func (sh shellUnderTest) completes(t *testing.T, path string) {
 	}
 	x.typeKeys("exit\r")
 	<-x.exited
+}
+
+// env is the environment in which the shell runs.
+func (sh shellUnderTest) env(d *daemon) []string {
+	return append(cleanEnv(d.dir), "HUBD_SOCKET="+d.socket, "TERM=xterm", "LANG=C.UTF-8",
+		"SCRIPT="+filepath.Join(d.dir, "script"), "ZDOTDIR="+d.dir)
+}
+
+// start runs the shell, with hubctl's script, in the folder of d.
+func (sh shellUnderTest) start(t *testing.T, d *daemon, path string, env []string) *terminal {
+	t.Helper()
+	script := hubctl(t, env, "completion", sh.name)
+	file := filepath.Join(d.dir, sh.file)
+	for name, text := range map[string]string{"script": script, sh.file: sh.rc, "precious.backup": ""} {
+		if err := os.WriteFile(filepath.Join(d.dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(path)
+	for _, arg := range sh.args {
+		cmd.Args = append(cmd.Args, strings.Replace(arg, "RC", file, 1))
+	}
+	cmd.Env, cmd.Dir = env, d.dir
+	x := commandOnTerminal(t, cmd, 100, 40)
+	x.sees("ready>")
+	return x
+}
+
+// hubctl runs hubctl and returns its stdout.
+func hubctl(t *testing.T, env []string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(binDir, "hubctl"), args...)
+	cmd.Env = env
+	var out, complaints strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &complaints
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("hubctl %q: %v\n%s", args, err, complaints.String())
+	}
+	return out.String()
+}
+
+// Names of keys and files are chosen by others: Tab runs nothing of them, in no
+// shell, and neither does it run words that somebody has quoted.
+func TestCompletionRunsNothing(t *testing.T) {
+	t.Parallel()
+	programs(t)
+	for _, sh := range shells {
+		t.Run(sh.name, func(t *testing.T) {
+			t.Parallel()
+			path := sh.path(t)
+			files := shortDir(t)
+			d := startDaemon(t, "--file-root", files)
+			env := sh.env(d)
+			for _, attack := range []string{"$(id>pwned)", "`id>pwned`", "(id>pwned)", "';id>pwned;'", "\";id>pwned;\"", "&id>pwned&", "{a,b};id>pwned"} {
+				for _, end := range []string{"/a", "/b"} {
+					hubctl(t, env, "state", "put", "conf/"+attack+end, "1")
+					if err := os.MkdirAll(filepath.Join(files, "conf", attack+end), 0o700); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			for _, end := range []string{"/a", "/b"} { // alone below its name: its beginning is common to all
+				hubctl(t, env, "state", "put", "only/$(id>pwned)"+end, "1")
+				hubctl(t, env, "state", "put", "quoted/(id>pwned)"+end, "1")
+				hubctl(t, env, "state", "put", "--text", "--", "--socket=/evil"+end, "1")
+				if err := os.MkdirAll(filepath.Join(files, "only", "$(id>pwned)"+end), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			hubctl(t, env, "state", "put", "safe/one", "1")
+			x := sh.start(t, d, path, env)
+			for _, typed := range []string{
+				"hubctl state get conf", "hubctl state get only", "hubctl state get quoted", "hubctl state get conf/", "hubctl state get only/",
+				"hubctl file get conf", "hubctl file get only", "hubctl file get conf/", "hubctl file get only/",
+				"hubctl state put safe/one '(id>pwned)' ", "hubctl state put safe/one '$(id>pwned)' ",
+			} {
+				x.typeKeys(typed + "\t\t\t")
+				x.typeKeys("\x15") // and the line is dropped
+			}
+			// What was typed last comes out when all before was done with.
+			x.typeKeys("hubctl state get saf\t")
+			x.typeKeys("\x01printf '<%s>' \r")
+			x.sees("<hubctl><state><get><safe/one>")
+			x.typeKeys("hubctl state get \t\t\x15exit\r")
+			<-x.exited
+			if strings.Contains(x.wrote(), "/evil") {
+				t.Error("a key that looks like a flag is offered")
+			}
+			if _, err := os.Stat(filepath.Join(d.dir, "pwned")); err == nil {
+				t.Errorf("%s ran what a name says:\n%s", sh.name, x.wrote())
+			}
+		})
+	}
+}
+
+// The script for PowerShell evaluates the line, as the others do, and inserts
+// what it is offered as it is. What it is offered has no character that
+// PowerShell gives a meaning in the middle of a word.
+func TestCompletionOffersOnlyPlainWords(t *testing.T) {
+	t.Parallel()
+	programs(t)
+	d := startDaemon(t)
+	env := append(cleanEnv(d.dir), "HUBD_SOCKET="+d.socket)
+	for c := '!'; c <= '~'; c++ {
+		hubctl(t, env, "state", "put", "--", "k"+string(c)+"k", "1")
+	}
+	hubctl(t, env, "state", "put", "küß", "1")
+	if script := hubctl(t, env, "completion", "powershell"); !strings.Contains(script, "__complete") {
+		t.Fatal("the script for PowerShell does not ask hubctl")
+	}
+	want := ""
+	for c := '!'; c <= '~'; c++ {
+		if strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._/:@%+=,-", c) {
+			want += "k" + string(c) + "k\n"
+		}
+	}
+	if got := hubctl(t, env, "__complete", "state", "get", "k"); got != want+":4\n" {
+		t.Errorf("the candidates are\n%swant\n%s", got, want)
+	}
 }

@@ -81,6 +81,9 @@ func run(args []string, con console) int {
 	}()
 	root := newRoot(a)
 	root.SetArgs(args)
+	if isCompletion(args) {
+		root.SetOut(newCandidates(a.out, args))
+	}
 	err := a.generate(ctx, root, args)
 	if err == nil {
 		err = root.ExecuteContext(ctx)

@@ -46,7 +46,13 @@ func writePages(folder string) error {
 	for name, write := range map[string]func(string) error{
 		"hubctl.bash": func(f string) error { return root.GenBashCompletionFileV2(f, true) },
 		"_hubctl":     root.GenZshCompletionFile,
-		"hubctl.fish": func(f string) error { return root.GenFishCompletionFile(f, true) },
+		"hubctl.fish": func(f string) error {
+			script, err := fishCompletion(root, true)
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(f, []byte(script), 0o644)
+		},
 	} {
 		if err := write(filepath.Join(completions, name)); err != nil {
 			return err

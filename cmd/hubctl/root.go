@@ -103,7 +103,7 @@ context says ("hubctl context"), else at the socket of this user's hub
 	root.SetHelpCommandGroupID("hubctl itself:")
 	root.SetCompletionCommandGroupID("hubctl itself:")
 	root.InitDefaultHelpCmd()
-	root.InitDefaultCompletionCmd()
+	addCompletion(root, a.out)
 	usageArgs(root)
 	root.ValidArgsFunction = a.completeTop
 	for _, cmd := range root.Commands() {
