@@ -1,15 +1,17 @@
 package client
 
 import (
+	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/hubd-dev/hubd/internal/address"
 )
 
 // SystemSocket is where a hub listens that runs as a service of the machine.
-const SystemSocket = "/run/hubd/hub.sock"
+const SystemSocket = address.System
 
 // Address says where a hub is: Network and Path as net.Dial takes them.
 type Address struct {
@@ -17,54 +19,50 @@ type Address struct {
 	Path    string // the file of the socket, or host:port
 }
 
-// String returns a as a URL.
-func (a Address) String() string {
-	if a.Network == "unix" {
-		return "unix://" + a.Path
-	}
-	return a.Network + "://" + a.Path
-}
+// String returns a as a URL, which ParseAddress reads.
+func (a Address) String() string { return address.Format(a.Network, a.Path) }
 
 // ParseAddress reads "unix:///path", "tcp://host:port", "tls://host:port" or
-// the path of a Unix socket. Query parameters, as hubd's --listen takes them, are ignored.
+// the path of a Unix socket, which is taken as it is. The options of a URL, as
+// hubd's --listen takes them, are ignored.
 func ParseAddress(s string) (Address, error) {
-	scheme, _, isURL := strings.Cut(s, "://")
-	if !isURL {
-		if s == "" {
-			return Address{}, fmt.Errorf("the address is empty")
-		}
-		path, ok := strings.CutPrefix(s, "unix:")
-		if !ok {
-			path = s
+	a, err := parseAddress(s)
+	if err != nil {
+		return Address{}, fmt.Errorf("address %q: %w", s, err)
+	}
+	return a, nil
+}
+
+func parseAddress(s string) (Address, error) {
+	if !strings.Contains(s, "://") {
+		path := strings.TrimPrefix(s, "unix:")
+		switch scheme, rest, _ := strings.Cut(s, ":"); {
+		case path == "":
+			return Address{}, errors.New(address.Want)
+		case address.IsHostPort(path):
+			return Address{}, fmt.Errorf("for a TCP port it is tcp://%s, or tls://%[1]s with TLS; for a file ./%[1]s", path)
+		case (scheme == "tcp" || scheme == "tls") && address.IsHostPort(rest):
+			return Address{}, fmt.Errorf("it is %s://%s, with two slashes", scheme, rest)
 		}
 		path, err := filepath.Abs(path)
 		if err != nil {
 			return Address{}, err
 		}
-		return Address{"unix", path}, nil
+		return Address{"unix", path}, address.CheckSocket(path)
 	}
-	u, err := url.Parse(s)
+	u, err := address.Parse(s)
 	if err != nil {
-		return Address{}, fmt.Errorf("address %q is no URL", s)
+		return Address{}, err
 	}
-	switch scheme {
-	case "unix":
-		if u.Host != "" || !filepath.IsAbs(u.Path) {
-			return Address{}, fmt.Errorf("address %q: want unix:///path, with three slashes", s)
-		}
-		return Address{"unix", filepath.Clean(u.Path)}, nil
-	case "tcp", "tls":
-		if u.Hostname() == "" || u.Port() == "" || strings.Trim(u.Path, "/") != "" {
-			return Address{}, fmt.Errorf("address %q: want %s://host:port", s, scheme)
-		}
-		return Address{scheme, u.Host}, nil
+	if u.Network == "unix" {
+		u.Path = filepath.Clean(u.Path)
 	}
-	return Address{}, fmt.Errorf("address %q: want unix:///path, tcp://host:port or tls://host:port", s)
+	return Address{u.Network, u.Path}, nil
 }
 
 // DefaultAddress returns where the hub is found when nothing is said: the
 // variable HUBD_SOCKET, the socket of this user's hub if it is there, else the
-// socket of the machine's hub.
+// socket of the machine's hub. hubd opens its socket where this looks.
 func DefaultAddress() (Address, error) {
 	if s := os.Getenv("HUBD_SOCKET"); s != "" {
 		a, err := ParseAddress(s)
@@ -73,16 +71,9 @@ func DefaultAddress() (Address, error) {
 		}
 		return a, nil
 	}
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
-		user := filepath.Join(dir, "hubd", "hub.sock")
-		if _, err := os.Lstat(user); err == nil || os.Geteuid() != 0 && !exists(SystemSocket) {
-			return Address{"unix", user}, nil
-		}
+	path := address.Find()
+	if err := address.CheckSocket(path); err != nil {
+		return Address{}, fmt.Errorf("XDG_RUNTIME_DIR: %s: %w", path, err)
 	}
-	return Address{"unix", SystemSocket}, nil
-}
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
+	return Address{"unix", path}, nil
 }

@@ -3,6 +3,7 @@ package client_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/hubd-dev/hubd/client"
@@ -30,6 +31,19 @@ func TestParseAddress(t *testing.T) {
 		{"tcp://h:1/path", ""},
 		{"http://h:1", ""},
 		{"tcp://%zz:1", ""},
+		{"/tmp/a%b#c?d", "unix:///tmp/a%25b%23c%3Fd"},
+		{"unix:///tmp/a%25b%23c%3Fd", "unix:///tmp/a%25b%23c%3Fd"},
+		{"unix:///tmp/a b", "unix:///tmp/a b"},
+		{"unix:///tmp/a#b", ""},
+		{"unix:///tmp/a%b", ""},
+		{"unix:///tmp/a?b", ""},
+		{"localhost:7420", ""},
+		{"[::1]:7420", ""},
+		{":7420", ""},
+		{"tcp:localhost:7420", ""},
+		{"./localhost:7420", "unix://" + here + "/localhost:7420"},
+		{"/" + strings.Repeat("x", 106), "unix:///" + strings.Repeat("x", 106)},
+		{"/" + strings.Repeat("x", 107), ""},
 	}
 	for _, tt := range tests {
 		a, err := client.ParseAddress(tt.in)
@@ -38,6 +52,10 @@ func TestParseAddress(t *testing.T) {
 			t.Errorf("%q: got %v, want an error", tt.in, a)
 		case tt.want != "" && (err != nil || a.String() != tt.want):
 			t.Errorf("%q: got %v, %v", tt.in, a, err)
+		case tt.want != "":
+			if again, err := client.ParseAddress(a.String()); err != nil || again != a {
+				t.Errorf("%q: its text is read as %v, %v: want %v", tt.in, again, err, a)
+			}
 		}
 	}
 }

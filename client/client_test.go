@@ -46,7 +46,7 @@ func TestHelloWithoutAnswerTimesOut(t *testing.T) {
 		defer theirs.Close()
 		go io.Copy(io.Discard, theirs)
 		_, err := client.Dial(t.Context(), "", &client.Options{Dialer: func(context.Context) (net.Conn, error) { return ours, nil }})
-		e := wantKind(t, err, client.KindDisconnected)
+		e := wantKind(t, err, client.KindTimeout)
 		if !strings.Contains(e.Message, "greeting") {
 			t.Errorf("message: %s", e.Message)
 		}

@@ -88,10 +88,10 @@ func newConn(ctx context.Context, cl *Client, nc net.Conn) (*conn, error) {
 		}
 		return nil, disconnected(err, RetrySafe)
 	case <-limit.C:
-		err := fmt.Errorf("no answer to the greeting within %v: is this a hubd?", helloLimit)
+		err := fmt.Errorf("no answer to the greeting within %v", helloLimit)
 		c.close(err)
 		c.wait()
-		return nil, disconnected(err, RetrySafe)
+		return nil, &Error{Kind: KindTimeout, Message: err.Error(), Retry: RetrySafe, cause: err}
 	case <-ctx.Done():
 		c.close(ctx.Err())
 		c.wait()

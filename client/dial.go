@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"syscall"
@@ -41,8 +42,9 @@ type Options struct {
 
 const (
 	defaultReconnect = 10 * time.Second
-	helloLimit       = 5 * time.Second // for the hub's answer to hello
-	lingerLimit      = time.Second     // for what is queued when the client is closed, such as a cancel
+	dialLimit        = 10 * time.Second // for the connection itself
+	helloLimit       = 5 * time.Second  // for the hub's answer to hello
+	lingerLimit      = time.Second      // for what is queued when the client is closed, such as a cancel
 )
 
 // Client is a connection to a hub that is made again when it breaks. All its
@@ -160,14 +162,18 @@ func (c *Client) connect(ctx context.Context) (*conn, error) {
 	if dial == nil {
 		dial = func(ctx context.Context) (net.Conn, error) { return c.address.Dial(ctx, c.opts.TLS) }
 	}
-	nc, err := dial(ctx)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, ended(ctx, "", RetrySafe)
-		}
-		return nil, disconnected(err, RetrySafe)
+	limited, cancel := context.WithTimeoutCause(ctx, dialLimit, fmt.Errorf("no connection within %v", dialLimit))
+	defer cancel()
+	nc, err := dial(limited)
+	switch {
+	case err == nil:
+		return newConn(ctx, c, nc)
+	case limited.Err() != nil:
+		return nil, ended(limited, "", RetrySafe)
+	case c.address.Network == "unix" && errors.Is(err, syscall.EAGAIN):
+		return nil, &Error{Kind: KindTimeout, Message: "no answer: its queue of new connections is full", Retry: RetrySafe, cause: err}
 	}
-	return newConn(ctx, c, nc)
+	return nil, disconnected(err, RetrySafe)
 }
 
 // live returns a connection that works, made anew if the last one broke.

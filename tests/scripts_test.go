@@ -26,7 +26,7 @@ import (
 //	get SOCKET PATH [STATUS]      HTTP over a Unix socket: the body is stdout
 //	post SOCKET PATH [STATUS]     the same with POST
 //	raw SOCKET FILE               sends FILE, ends the sending side, prints all that comes back
-//	term SIGNAL                   sends TERM, INT, HUP or KILL to the oldest background command
+//	term SIGNAL                   sends TERM, INT, HUP, KILL, STOP or CONT to the oldest background command
 //	waitfile FILE                 waits until FILE is there
 //	gone FILE                     waits until FILE is not there
 //	mode FILE OCTAL               compares the permission bits
@@ -119,7 +119,8 @@ func scriptRaw(ts *testscript.TestScript, neg bool, args []string) {
 
 func scriptTerm(ts *testscript.TestScript, neg bool, args []string) {
 	needArgs(ts, neg, args, 1, 1)
-	signals := map[string]syscall.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "HUP": syscall.SIGHUP, "KILL": syscall.SIGKILL}
+	signals := map[string]syscall.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "HUP": syscall.SIGHUP, "KILL": syscall.SIGKILL,
+		"STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT}
 	sig, ok := signals[args[0]]
 	if !ok {
 		ts.Fatalf("unknown signal %s", args[0])

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"sync"
@@ -72,16 +73,23 @@ func (a *app) bridgeKkrpc(ctx context.Context, query url.Values) error {
 }
 
 func (a *app) dialKkrpc(ctx context.Context, addr client.Address, query url.Values) (*ws.Conn, error) {
-	target := "unix://" + addr.Path + ":" + kkrpcEndpoint
-	if addr.Network == "tcp" {
+	target := "ws://localhost" + kkrpcEndpoint
+	if addr.Network != "unix" {
 		target = "ws://" + addr.Path + kkrpcEndpoint
+	}
+	opts, err := a.options()
+	if err != nil {
+		return nil, err
 	}
 	if len(query) > 0 {
 		target += "?" + query.Encode()
 	}
-	opt := ws.DialOptions{Options: ws.Options{Limit: frame.MaxLine + 1}}
-	if token := a.getenv("HUBD_TOKEN"); token != "" && addr.Network == "tcp" {
-		opt.Header = http.Header{"Authorization": {"Bearer " + token}}
+	opt := ws.DialOptions{
+		Options: ws.Options{Limit: frame.MaxLine + 1},
+		Dial:    func(ctx context.Context, _, _ string) (net.Conn, error) { return addr.Dial(ctx, opts.TLS) },
+	}
+	if opts.Token != "" && addr.Network != "unix" {
+		opt.Header = http.Header{"Authorization": {"Bearer " + opts.Token}}
 	}
 	return ws.Dial(ctx, target, kkrpcEndpoint, opt)
 }

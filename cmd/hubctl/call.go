@@ -109,6 +109,7 @@ func (c *calling) run(ctx context.Context, method string, args []string) error {
 	if err != nil {
 		return err
 	}
+	c.app.patience = c.timeout
 	cl, err := c.app.dial(ctx)
 	if err != nil {
 		return err

@@ -2,12 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -42,7 +38,7 @@ func newExitCodes() *cobra.Command {
     2  wrong usage of hubctl itself
     3  the hub cannot be reached, or hung up
     4  the hub refused: not allowed, or not authenticated
-    5  no answer in time
+    5  no answer in time: of the method, or of the hub itself
     6  the hub has no such method
     7  the hub cancelled the call
   130  interrupted (Ctrl-C, SIGTERM); the call was cancelled in the hub
@@ -65,75 +61,6 @@ type hintedError struct {
 }
 
 func (e hintedError) Unwrap() error { return e.error }
-
-// unreachable is a hub that cannot be connected to.
-type unreachable struct {
-	addr client.Address
-	err  error
-}
-
-func (e unreachable) Unwrap() error { return e.err }
-
-func (e unreachable) Error() string {
-	where := e.addr.Path
-	if e.addr.Network != "unix" {
-		where = e.addr.String()
-	}
-	reason := e.err.Error()
-	if errno, ok := errors.AsType[syscall.Errno](e.err); ok {
-		reason = errno.Error()
-	}
-	if e.hungUp() {
-		reason = "it hangs up"
-	}
-	return fmt.Sprintf("cannot reach %s: %s", where, reason)
-}
-
-// hungUp reports whether the hub took the connection and ended it without a word.
-func (e unreachable) hungUp() bool {
-	if _, dialing := errors.AsType[*net.OpError](e.err); !dialing && client.KindOf(e.err) == client.KindDisconnected {
-		return true // the client's own words for the end of the stream
-	}
-	return errors.Is(e.err, syscall.ECONNRESET) || errors.Is(e.err, syscall.EPIPE) || errors.Is(e.err, net.ErrClosed) || errors.Is(e.err, io.EOF)
-}
-
-func (e unreachable) hint() string {
-	_, lookup := errors.AsType[*net.DNSError](e.err)
-	switch {
-	case lookup:
-		return "no machine of that name is known: see --socket, HUBD_SOCKET and \"hubctl context ls\""
-	case e.hungUp() && e.addr.Network == "unix" && ownSocket(e.addr.Path):
-		return "it may have no room for another connection: its log says why it hangs up"
-	case e.hungUp() && e.addr.Network == "unix":
-		return "it lets in its own user, root and whom its configuration names: peers: [" + userName() + "=read,call]"
-	case errors.Is(e.err, fs.ErrNotExist):
-		return `no hub listens there: start one with "hubd", or name its socket with --socket or HUBD_SOCKET`
-	case e.addr.Network == "unix" && isNoSocket(e.addr.Path):
-		return "that is not a socket: name the hub's with --socket or HUBD_SOCKET"
-	case errors.Is(e.err, syscall.ECONNREFUSED) && e.addr.Network == "unix":
-		return `the hub that listened there has ended: start it again with "hubd"`
-	case errors.Is(e.err, syscall.ECONNREFUSED):
-		return fmt.Sprintf("no hub listens there: start one with \"hubd --listen %s\"", e.addr)
-	case errors.Is(e.err, fs.ErrPermission):
-		return permissionFix(e.addr.Path)
-	}
-	if _, untrusted := errors.AsType[*tls.CertificateVerificationError](e.err); untrusted {
-		return "name the authority that issued the hub's certificate with --ca-file or HUBD_CA_FILE"
-	}
-	switch client.KindOf(e.err) {
-	case client.KindUnauthenticated:
-		return "put the token into the variable HUBD_TOKEN"
-	case client.KindOverloaded:
-		return "the hub has all the connections it takes: try again"
-	}
-	return ""
-}
-
-// isNoSocket reports whether there is something other than a socket at path.
-func isNoSocket(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.Mode()&fs.ModeSocket == 0
-}
 
 // exitCode says what an error means to a script.
 func exitCode(ctx context.Context, err error) int {

@@ -97,9 +97,9 @@ func (a *app) generate(ctx context.Context, root *cobra.Command, args []string) 
 // with a service of that name.
 func isTopic(cmd *cobra.Command) bool { return cmd.Name() == "completion" || cmd.Name() == "help" }
 
-// words are the arguments without flags; the global flags that matter for
-// finding the hub are taken over on the way. Cobra parses them only once it
-// knows the command.
+// words are the arguments without flags; on the way the flags that matter for
+// reaching the hub are taken over: all global ones, and --timeout. Cobra parses
+// them only once it knows the command.
 func (a *app) words(root *cobra.Command, args []string) (words []string) {
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
@@ -117,18 +117,17 @@ func (a *app) words(root *cobra.Command, args []string) (words []string) {
 				value, inline = arg[2:], true
 			}
 		}
-		if flag == nil || flag.NoOptDefVal != "" {
+		if flag == nil && name != "timeout" || flag != nil && flag.NoOptDefVal != "" {
 			continue
 		}
 		if !inline && i+1 < len(args) {
 			i++
 			value = args[i]
 		}
-		switch flag.Name {
-		case "socket":
-			a.socket = value
-		case "context":
-			a.context = value
+		if flag != nil {
+			_ = flag.Value.Set(value) // cobra says what is wrong with it
+		} else if d, err := time.ParseDuration(value); err == nil {
+			a.patience = max(d, 0)
 		}
 	}
 	return words

@@ -10,7 +10,6 @@ import (
 	"io"
 	"iter"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -118,8 +117,7 @@ func streamText(p paramInfo) string {
 func (g *generated) addFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	taken := func(name string) bool {
-		return name == "help" || name == "timeout" || name == "lines" || flags.Lookup(name) != nil ||
-			slices.Contains([]string{"socket", "output", "color", "context"}, name)
+		return name == "help" || name == "timeout" || name == "lines" || flags.Lookup(name) != nil || g.app.globals.Lookup(name) != nil
 	}
 	for _, p := range g.method.Params {
 		if p.Stream || p.Rest || p.Required {

@@ -48,6 +48,7 @@ func (p *pinging) run(ctx context.Context) error {
 	if p.count < 0 || p.interval < 0 || p.timeout <= 0 {
 		return usageError{"--count and --interval must not be negative, --timeout must be above zero", ""}
 	}
+	p.app.patience = p.timeout
 	c, err := p.app.dial(ctx)
 	if err != nil {
 		return err

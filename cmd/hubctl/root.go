@@ -6,8 +6,10 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/hubd-dev/hubd/client"
 	"github.com/hubd-dev/hubd/internal/build"
@@ -24,9 +26,11 @@ type app struct {
 	format       string // of --output; "" leaves it to the command
 	color        string
 	progressForm string         // of --progress
+	patience     time.Duration  // longest wait for the hub to answer at all; 0: that of the client
 	client       *client.Client // the open connection, if any
 	shared       bool           // client belongs to somebody else and is there
 	files        tlsFiles
+	globals      *pflag.FlagSet // the flags of all commands
 }
 
 func newRoot(a *app) *cobra.Command {
@@ -43,7 +47,8 @@ methods one below it: "hubctl demo --help" lists those of the service demo,
 
 The hub is found at --socket, else at $HUBD_SOCKET, else where the selected
 context says ("hubctl context"), else at the socket of this user's hub
-($XDG_RUNTIME_DIR/hubd/hub.sock), else at /run/hubd/hub.sock.`,
+($XDG_RUNTIME_DIR/hubd/hub.sock, or below /run/user/UID without the variable),
+else at /run/hubd/hub.sock.`,
 		Example: `  hubctl methods                              what can be called
   hubctl math add 2 40                        call a method
   hubctl call math.add a:=2 b:=40             the same, with arguments of any form
@@ -83,6 +88,7 @@ context says ("hubctl context"), else at the socket of this user's hub
 	})
 	root.Flags().BoolVar(&jsonDocs, "json-docs", false, "print all commands with their flags as JSON")
 	flags := root.PersistentFlags()
+	a.globals = flags
 	flags.StringVar(&a.socket, "socket", "", "the hub's `address`: a path, unix:///path, tcp://host:port or tls://host:port")
 	flags.StringVar(&a.context, "context", "", "the `name` of a context to use instead of the selected one")
 	a.files.add(flags)
@@ -212,7 +218,11 @@ func (a *app) address() (client.Address, error) {
 				return client.Address{}, err
 			}
 			if ok {
-				return client.ParseAddress(chosen.Address)
+				addr, err := client.ParseAddress(chosen.Address)
+				if err != nil {
+					err = usageError{"the selected context: " + err.Error(), `"hubctl context add" changes it`}
+				}
+				return addr, err
 			}
 		}
 		addr, err := client.DefaultAddress()
@@ -265,6 +275,11 @@ func (a *app) dial(ctx context.Context) (*client.Client, error) {
 	opts, err := a.options()
 	if err != nil {
 		return nil, err
+	}
+	if a.patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, a.patience, fmt.Errorf("no answer within %v", a.patience))
+		defer cancel()
 	}
 	c, err := client.Dial(ctx, addr.String(), opts)
 	if err != nil {

@@ -42,10 +42,15 @@ func (f *tlsFiles) config(getenv func(string) string) (*tls.Config, error) {
 			return nil, usageError{fmt.Sprintf("--ca-file: %s has no certificate", ca), ""}
 		}
 	}
-	if cert != "" || key != "" {
+	switch {
+	case cert != "" && key == "":
+		return nil, usageError{"--cert-file needs --key-file: the key of the certificate", "a file with both may be given twice; $HUBD_KEY_FILE says it, too"}
+	case cert == "" && key != "":
+		return nil, usageError{"--key-file needs --cert-file: the certificate of the key", "a file with both may be given twice; $HUBD_CERT_FILE says it, too"}
+	case cert != "":
 		pair, err := tls.LoadX509KeyPair(cert, key)
 		if err != nil {
-			return nil, usageError{"--cert-file, --key-file: " + err.Error(), "both are needed, as PEM"}
+			return nil, usageError{"--cert-file, --key-file: " + err.Error(), "both are PEM files"}
 		}
 		config.Certificates = []tls.Certificate{pair}
 	}

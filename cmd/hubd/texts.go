@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/hubd-dev/hubd/internal/address"
 	"github.com/hubd-dev/hubd/internal/hub"
 )
 
@@ -48,11 +49,13 @@ func usage(w io.Writer, flags *pflag.FlagSet) {
 func greet(w io.Writer, i hub.Info, demo bool) {
 	var socket, tcp string
 	for _, l := range i.Listeners {
-		if path, ok := strings.CutPrefix(l, "unix://"); ok && socket == "" {
-			socket = path
-		}
-		if at, ok := strings.CutPrefix(l, "tcp://"); ok && tcp == "" {
-			tcp = at
+		u, err := address.Parse(l)
+		switch {
+		case err != nil: // it is the hub's own
+		case u.Network == "unix" && socket == "":
+			socket = u.Path
+		case u.Network == "tcp" && tcp == "":
+			tcp = u.Path
 		}
 	}
 	fmt.Fprintf(w, "hubd is ready on %s\n", strings.Join(i.Listeners, " "))

@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
+	addr "github.com/hubd-dev/hubd/internal/address"
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
@@ -24,9 +24,6 @@ const (
 	authCert  auth = "cert"  // a certificate that the TLS client shows
 	authNone  auth = "none"  // nobody is asked
 )
-
-// maxSocketPath is what fits into sun_path together with its NUL.
-const maxSocketPath = 107
 
 // address is a parsed listen URL.
 type address struct {
@@ -44,12 +41,12 @@ type address struct {
 // String returns the URL without its query.
 func (a address) String() string {
 	if a.network == "unix" {
-		return "unix://" + a.path
+		return addr.Format("unix", a.path)
 	}
 	if a.tls {
-		return "tls://" + a.hostport
+		return addr.Format("tls", a.hostport)
 	}
-	return "tcp://" + a.hostport
+	return addr.Format("tcp", a.hostport)
 }
 
 // speaks reports whether the listener lets p in.
@@ -104,59 +101,24 @@ func parseMetrics(text string, insecure bool) (address, error) {
 	return a, nil
 }
 
-const wantAddress = "expected unix:///PATH, tcp://HOST:PORT or tls://HOST:PORT"
-
 // readAddress reads an address without asking whom it would let in.
 func readAddress(text string) (address, error) {
 	a := address{auth: authToken, mode: 0o600, group: -1}
 	fail := func(format string, args ...any) (address, error) { return a, fmt.Errorf(format, args...) }
-	if !strings.Contains(text, "://") {
-		return fail(wantAddress)
-	}
-	u, err := url.Parse(text)
+	u, err := addr.Parse(text)
 	if err != nil {
-		if ue, ok := errors.AsType[*url.Error](err); ok {
-			err = ue.Err
-		}
-		return fail("%w", err)
+		return a, err
 	}
-	if u.User != nil || u.Fragment != "" {
-		return fail("has a user or a fragment")
-	}
-	query, err := url.ParseQuery(u.RawQuery)
-	if err != nil {
-		return fail("query: %w", err)
-	}
-	switch u.Scheme {
+	switch u.Network {
 	case "unix":
 		a.network, a.path = "unix", u.Path
-		if u.Host != "" || !filepath.IsAbs(u.Path) {
-			return fail("a socket path is absolute: unix:///path/of.sock")
-		}
 		if filepath.Clean(a.path) != a.path {
 			return fail("path is not in its shortest form, which is %s", filepath.Clean(a.path))
 		}
-		if len(a.path) > maxSocketPath {
-			return fail("path has %d bytes, a socket path has at most %d", len(a.path), maxSocketPath)
-		}
 	case "tcp", "tls":
-		a.network, a.hostport, a.tls = "tcp", u.Host, u.Scheme == "tls"
-		if u.Path != "" && u.Path != "/" {
-			return fail("a TCP address has no path")
-		}
-		host, port, err := net.SplitHostPort(u.Host)
-		if err != nil {
-			return fail("expected %s://HOST:PORT: %w", u.Scheme, err)
-		}
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || port == "" {
-			return fail("port %q is not a number up to 65535", port)
-		} else if host == "" {
-			return fail("host is missing; all addresses are 0.0.0.0:%d or [::]:%d", n, n)
-		}
-	default:
-		return fail(wantAddress)
+		a.network, a.hostport, a.tls = "tcp", u.Path, u.Network == "tls"
 	}
-	for key, values := range query {
+	for key, values := range u.Query {
 		if len(values) != 1 {
 			return fail("%s is given more than once", key)
 		}

@@ -3,6 +3,7 @@ package hub
 import (
 	"bytes"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -80,7 +81,11 @@ func newConn(h *hub, l *listener, nc net.Conn) (*conn, error) {
 		c.Close()
 	})
 	if l.addr.tls {
-		c.tls = tls.Server(below{c}, h.certs.server())
+		var known func(*x509.Certificate) bool
+		if l.addr.auth == authCert {
+			known = func(cert *x509.Certificate) bool { return h.live.Load().certified(l.addr, cert) != nil }
+		}
+		c.tls = tls.Server(below{c}, h.certs.server(known))
 	}
 	c.tryOnce = func(fd uintptr) bool {
 		c.tried, c.tryErr = write(fd, c.try)

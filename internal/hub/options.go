@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	addr "github.com/hubd-dev/hubd/internal/address"
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/capnweb"
 	"github.com/hubd-dev/hubd/internal/session"
@@ -234,9 +234,9 @@ func fill[T comparable](v *T, value T) {
 func (o Options) withDefaults() (Options, error) {
 	var err error
 	if len(o.Listen) == 0 && len(o.Inherited) == 0 {
-		path, e := DefaultSocket()
+		path, e := addr.Default()
 		err = errors.Join(err, e)
-		o.Listen = []string{"unix://" + path}
+		o.Listen = []string{addr.Format("unix", path)}
 	}
 	if o.State == "" {
 		path, e := DefaultState()
@@ -247,21 +247,6 @@ func (o Options) withDefaults() (Options, error) {
 	fill(&o.Version, "devel")
 	o.Limits = o.Limits.withDefaults()
 	return o, err
-}
-
-// DefaultSocket returns the path of the socket that a hub of this user has.
-func DefaultSocket() (string, error) {
-	if os.Geteuid() == 0 {
-		return "/run/hubd/hub.sock", nil
-	}
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "hubd", "hub.sock"), nil
-	}
-	dir := "/run/user/" + strconv.Itoa(os.Geteuid())
-	if st, err := os.Stat(dir); err == nil && st.IsDir() {
-		return filepath.Join(dir, "hubd", "hub.sock"), nil
-	}
-	return "", errors.New("no place for the socket: XDG_RUNTIME_DIR is not set; give --listen unix:///path/of.sock")
 }
 
 // DefaultState returns the state folder that a hub of this user has.

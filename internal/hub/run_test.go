@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	addr "github.com/hubd-dev/hubd/internal/address"
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/statesvc"
 )
@@ -47,7 +48,7 @@ func TestDefaults(t *testing.T) {
 	}
 	if os.Geteuid() == 0 {
 		t.Setenv("XDG_RUNTIME_DIR", "/somewhere")
-		if path, err := DefaultSocket(); err != nil || path != "/run/hubd/hub.sock" {
+		if path, err := addr.Default(); err != nil || path != "/run/hubd/hub.sock" {
 			t.Errorf("socket of root: %q %v", path, err)
 		}
 		return
@@ -58,7 +59,7 @@ func TestDefaults(t *testing.T) {
 	if dir, err := DefaultState(); err != nil || dir != "/x/state/hubd" {
 		t.Errorf("state: %q %v", dir, err)
 	}
-	if path, err := DefaultSocket(); err != nil || path != "/x/run/hubd/hub.sock" {
+	if path, err := addr.Default(); err != nil || path != "/x/run/hubd/hub.sock" {
 		t.Errorf("socket: %q %v", path, err)
 	}
 }

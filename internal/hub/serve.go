@@ -2,15 +2,18 @@ package hub
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/rpc/frame"
 )
 
 // admit starts the service of an accepted connection. It is part of the accept
@@ -96,8 +99,32 @@ func (h *hub) refuseTLS(c *conn, err error) {
 	default:
 		h.metrics.drop("", dropTLS)
 		h.audit.request(c, "TLS: "+rpc.CleanText(err.Error(), 200))
+		c.partWith(err)
 	}
 	c.Close()
+}
+
+// partTime bounds how long a connection lingers whose peer is to read why it ends.
+const partTime = time.Second
+
+// partWith lets the peer read why its handshake failed: the alert that the TLS
+// layer has sent or, where it began without TLS, a sentence in what it speaks.
+// What the peer has sent must be read for that: closing would reset the
+// connection, and with it what was sent.
+func (c *conn) partWith(err error) {
+	if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		const why = "this address speaks TLS"
+		switch detect(plain.RecordHeader[:]) {
+		case saysLines:
+			_, _ = c.trySocket(frame.AppendError(nil, nil, why))
+		case saysHTTP, unclear:
+			_, _ = c.trySocket([]byte("HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n" + why + "\n"))
+		}
+	}
+	if half, ok := c.net.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+		c.net.SetReadDeadline(time.Now().Add(partTime))
+		_, _ = io.CopyN(io.Discard, c.net, 64<<10)
+	}
 }
 
 // hand serves c in protocol p, if there is one and the listener lets it in.

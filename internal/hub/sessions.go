@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	addr "github.com/hubd-dev/hubd/internal/address"
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/kollabor"
 	"github.com/hubd-dev/hubd/internal/session"
@@ -133,7 +134,7 @@ func (h *hub) openSessionSocket(s *session.Session) error {
 	}
 	path := filepath.Join(h.sessionDir, s.Name()+".sock")
 	log := h.log.With(zap.String("session", s.Name()), zap.String("socket", path))
-	if len(path) > maxSocketPath {
+	if len(path) > addr.MaxSocket {
 		log.Warn("session has no socket of its own: the path is too long")
 		return nil
 	}

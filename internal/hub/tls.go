@@ -3,7 +3,6 @@ package hub
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -51,11 +50,25 @@ func newCertificates(o Options, log *zap.Logger, m *metrics) (*certificates, err
 }
 
 // server returns the configuration of a connection. It asks for the one of the
-// moment in each handshake.
-func (t *certificates) server() *tls.Config {
+// moment in each handshake. Where nobody gets in without a certificate, known
+// says whether it is that of somebody who is listed, and TLS tells the client
+// what is wrong; else known is nil.
+func (t *certificates) server(known func(*x509.Certificate) bool) *tls.Config {
 	return &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		t.look()
-		return t.now.Load(), nil
+		now := t.now.Load()
+		if known == nil {
+			return now, nil
+		}
+		now = now.Clone()
+		now.ClientAuth = tls.RequireAndVerifyClientCert
+		now.VerifyConnection = func(s tls.ConnectionState) error {
+			if cert := s.VerifiedChains[0][0]; !known(cert) { // there is one, as it is required
+				return fmt.Errorf("certificate of nobody who is listed: %s", rpc.CleanText(cert.Subject.String(), 200))
+			}
+			return nil
+		}
+		return now, nil
 	}}
 }
 
@@ -173,13 +186,8 @@ func (c *conn) handshake() error {
 		}
 		c.hub.audit.request(c, "certificate of nobody who is listed: "+rpc.CleanText(chains[0][0].Subject.String(), 200))
 	}
-	if c.listener.addr.auth == authCert {
-		return errNoCertificate
-	}
 	return nil
 }
-
-var errNoCertificate = errors.New("the client has shown no certificate that is good here")
 
 // certified returns the peer that a certificate, which a known authority has
 // issued, stands for; nil when nobody is listed under its names.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cpuguy83/go-md2man/v2/md2man"
 
+	addr "github.com/hubd-dev/hubd/internal/address"
 	"github.com/hubd-dev/hubd/internal/hub"
 )
 
@@ -228,7 +229,7 @@ limits:
 
 // systemPaths makes the defaults of the building user those of the system.
 func systemPaths(config []byte) []byte {
-	if socket, err := hub.DefaultSocket(); err == nil {
+	if socket, err := addr.Default(); err == nil {
 		config = bytes.ReplaceAll(config, []byte(socket), []byte("/run/hubd/hub.sock"))
 	}
 	if state, err := hub.DefaultState(); err == nil {
