@@ -26,6 +26,7 @@ type attaching struct {
 	noStdin     bool
 	json        bool
 	since       int64
+	exitStatus  bool // to end with the status of the session's program
 	keysText    string
 	keys        detachKeys
 	commandText string
@@ -82,6 +83,7 @@ Without SESSION the session of the socket is followed.`,
 	flags.BoolVar(&t.readOnly, "read-only", false, "send nothing (this is the default)")
 	flags.BoolVar(&t.noStdin, "no-stdin", false, "do not read stdin, not even for the detach keys")
 	flags.BoolVar(&t.json, "json", false, "print every event as one line of JSON (the same as -o jsonl)")
+	flags.BoolVar(&t.exitStatus, "exit-status", false, "when the session ends, exit with the status of its program")
 	flags.Int64Var(&t.since, "since", -1, "begin after event number `N`")
 	flags.Lookup("since").DefValue = "0" // help shows no default
 	flags.StringVar(&t.keysText, "detach-keys", "ctrl-p,ctrl-q", "`keys` that detach, such as ctrl-] or ctrl-a,d; or none")
@@ -191,6 +193,7 @@ func (t *attaching) run(ctx context.Context) error {
 			return t.endError(ctx, err)
 		}
 		err = t.screen.show(func() error {
+			events.noteExit(e)
 			if format != "" {
 				return values.print(e.JSON)
 			}
@@ -202,6 +205,12 @@ func (t *attaching) run(ctx context.Context) error {
 	}
 	t.leaveScreen(events)
 	t.screen.notice("session %s is closed%s", oneLine(t.session), events.exit)
+	if t.exitStatus {
+		if events.status == nil { // it came before the first event that was printed
+			events.status = statusOf(ctx, c, t.session)
+		}
+		return events.status.status(t.session)
+	}
 	return nil
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -20,6 +21,15 @@ type eventPrinter struct {
 	past     uint64 // events up to that number are replayed
 	open     bool   // the last chunk did not end its line
 	exit     string // how the session's program ended
+	status   *programExit
+}
+
+// noteExit keeps the status of the session's program.
+func (p *eventPrinter) noteExit(e client.Event) {
+	if e.Type == "exit" {
+		p.status = new(programExit)
+		_ = json.Unmarshal(e.JSON, p.status) // what says nothing is nothing
+	}
 }
 
 // print runs within screen.show.

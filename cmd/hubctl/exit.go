@@ -43,7 +43,7 @@ func newExitCodes() *cobra.Command {
     7  the hub cancelled the call
   130  interrupted (Ctrl-C, SIGTERM); the call was cancelled in the hub
 
-"hubctl run" ends with the status of its program; 128 and the number of the
+"hubctl run", "session wait" and "attach --exit-status" end with the status of the program; 128 and the number of the
 signal when one killed it, 126 when the program could not be run, 127 when there
 is none.`,
 	}

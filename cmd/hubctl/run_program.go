@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
@@ -245,6 +246,13 @@ func (l *inputLine) take(in client.Input) {
 	}
 }
 
+// signalOf reads what session.kill sends.
+func signalOf(in client.Input) syscall.Signal {
+	var item struct{ Signal string }
+	_ = json.Unmarshal(in.JSON, &item) // what is no signal is none
+	return unix.SignalNum(item.Signal)
+}
+
 func (l *inputLine) close() { close(l.end) }
 
 // run ends with close.
@@ -255,6 +263,10 @@ func (l *inputLine) run(r *running) {
 			switch in.Type {
 			case "input":
 				_, _ = r.program.pty.Write([]byte(in.Text)) // a program that has ended takes no more
+			case "signal":
+				if sig := signalOf(in); sig != 0 {
+					r.program.signal(sig)
+				}
 			case "resize":
 				if in.Cols > 0 && in.Rows > 0 && in.Cols < 1<<16 && in.Rows < 1<<16 {
 					r.resize(uint16(in.Cols), uint16(in.Rows))

@@ -12,13 +12,16 @@ import (
 func newSession(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "session",
-		Short: "List sessions, and call their methods",
+		Short: "List, read and end sessions, and call their methods",
 		Long: `A session is a stream of events with a name, which "hubctl attach" follows and
-"hubctl run" makes of a program. Beside the command below, each method of the
+"hubctl run" makes of a program. Beside the commands below, each method of the
 service session is one: "hubctl session info NAME".`,
 		Example: `  hubctl session ls
   hubctl session info build
-  hubctl session close build`,
+  hubctl session logs build --tail 20 --follow
+  hubctl session wait build
+  hubctl session kill build
+  hubctl session rm build`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -27,7 +30,7 @@ service session is one: "hubctl session info NAME".`,
 			return usageError{fmt.Sprintf("unknown command %q of \"hubctl session\"", args[0]), `"hubctl session --help" lists the commands`}
 		},
 	}
-	cmd.AddCommand(newSessionList(a))
+	cmd.AddCommand(newSessionList(a), newSessionLogs(a), newSessionWait(a), newSessionKill(a), newSessionRemove(a))
 	return cmd
 }
 
@@ -42,6 +45,8 @@ type sessionInfo struct {
 	Seq       uint64
 	Last      *struct{ TS float64 } `json:"last_event"`
 	Uptime    float64
+	Ended     float64
+	Exit      *programExit
 }
 
 func newSessionList(a *app) *cobra.Command {
@@ -50,7 +55,7 @@ func newSessionList(a *app) *cobra.Command {
 		Aliases: []string{"list"},
 		Short:   "List the sessions",
 		Long: `List the sessions: who produces them, how many follow, how many events there were
-and how long ago the last one was.`,
+and how long ago the last one was. Those that have ended stay for a while.`,
 		Example: `  hubctl session ls
   hubctl session ls -o json | jq -r '.[].session'`,
 		Args: cobra.NoArgs,
@@ -85,6 +90,9 @@ func sessionsTable(list []sessionInfo, now time.Time, color bool, width int) []b
 			if s.Owner.Peer.PID > 0 {
 				owner = fmt.Sprintf("%s pid %d", owner, s.Owner.Peer.PID)
 			}
+		}
+		if s.Ended > 0 {
+			owner = s.Exit.String()
 		}
 		if s.Last != nil {
 			last = age(max(0, float64(now.UnixMicro())/1e6-s.Last.TS)) + " ago"

@@ -267,6 +267,8 @@ var configKeys = []configKey{
 	span("write_stall", "time in which a peer must take something", func(l *Limits) *time.Duration { return &l.WriteStall }),
 	span("tcp_silence", "time after which a TCP peer whose machine answers nothing is gone; it is asked after half of it", func(l *Limits) *time.Duration { return &l.TCPSilence }),
 	number("session_memory", "bytes that all sessions together keep: events, snapshots, open prompts, what waits for owners", func(l *Limits) *int { return &l.SessionMemory }),
+	span("session_ended", "time that a session is kept after its end", func(l *Limits) *time.Duration { return &l.SessionEnded }),
+	number("session_ended_bytes", "bytes of all sessions that have ended", func(l *Limits) *int { return &l.SessionEndedBytes }),
 	span("drain", "time that running calls have at shutdown", func(l *Limits) *time.Duration { return &l.Drain }),
 }
 

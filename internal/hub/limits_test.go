@@ -140,6 +140,8 @@ var noRowForKey = map[string]string{
 	"limits.drain":               "not met by a peer but by the hub as it stops: TestShutdownCancelsWhatDoesNotEnd; counts in hubd_cancels_total{cause=\"shutdown\"}",
 	"limits.tcp_silence":         "needs a network that is cut: TestPeersBehindACutCable; the kernel ends those connections",
 	"limits.session_memory":      "costs history, refuses nobody: hubd_session_evicted_events_total, TestMemoryOfAllSessionsIsBounded of the session package",
+	"limits.session_ended":       "costs history, refuses nobody: TestEndedSessionsAreForgottenInTime of the session package",
+	"limits.session_ended_bytes": "costs history, refuses nobody: TestEndedSessionsAreBounded of the session package",
 	"limits.state_history_bytes": "as state_history_events, whichever comes first",
 }
 

@@ -154,7 +154,9 @@ type Limits struct {
 	WriteStall                 time.Duration // without the peer taking anything
 	TCPSilence                 time.Duration // of the kernel of a TCP peer, which answers while it is there
 	Drain                      time.Duration // for running calls at shutdown
-	SessionMemory              int           // bytes of the events that all sessions keep
+	SessionMemory              int           // bytes that all sessions keep
+	SessionEnded               time.Duration // that sessions are kept that have ended
+	SessionEndedBytes          int           // all of these
 	EphemeralGrace             time.Duration // that ephemeral keys outlive their connection
 }
 
@@ -219,6 +221,8 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.TCPSilence, DefaultTCPSilence)
 	fill(&l.Drain, DefaultDrain)
 	fill(&l.SessionMemory, session.DefaultMemory)
+	fill(&l.SessionEnded, session.DefaultEnded)
+	fill(&l.SessionEndedBytes, session.DefaultEndedBytes)
 	fill(&l.EphemeralGrace, DefaultEphemeralGrace)
 	return l
 }
@@ -385,6 +389,7 @@ func (l Limits) validate() error {
 	check("state_history_events", int64(l.StateHistoryEvents), 1, 1<<30)
 	check("state_history_bytes", int64(l.StateHistoryBytes), 4<<10, 1<<40)
 	check("session_queue", int64(l.SessionQueue), 4<<10, 1<<32)
+	check("session_ended_bytes", int64(l.SessionEndedBytes), 4<<10, 1<<32)
 	check("unfinished", int64(l.Unfinished), 64<<10, 1<<40)
 	check("connections", int64(l.Connections), 1, 1<<20)
 	check("connections_per_uid", int64(l.ConnectionsPerUID), 1, 1<<20)
@@ -396,6 +401,9 @@ func (l Limits) validate() error {
 		if d != 0 && (d < time.Millisecond || d > time.Hour) {
 			problems = append(problems, fmt.Errorf("limits.%s: %v is not between 1ms and 1h", name, d))
 		}
+	}
+	if d := l.SessionEnded; d != 0 && (d < time.Millisecond || d > 7*24*time.Hour) {
+		problems = append(problems, fmt.Errorf("limits.session_ended: %v is not between 1ms and 168h", d))
 	}
 	return errors.Join(problems...)
 }

@@ -23,6 +23,8 @@ func (h *hub) newSessions() *session.Registry {
 		Default: h.defaultSession(),
 		Memory:  h.opts.Limits.SessionMemory,
 
+		Ended: h.opts.Limits.SessionEnded, EndedBytes: h.opts.Limits.SessionEndedBytes,
+
 		QueueBytes: h.opts.Limits.SessionQueue,
 
 		Observer: sessionObserver{h},

@@ -30,7 +30,7 @@ func TestSnapshotsPromptsAndInboxesAreBounded(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := New(Options{Memory: limit})
+			r := New(Options{Memory: limit, Ended: -1})
 			var all []*Session
 			for i := range 20 {
 				s, err := r.Open(fmt.Sprint("s", i), OpenOptions{})

@@ -15,7 +15,7 @@ func (s *Session) weighLocked() {
 	for _, p := range s.prompts {
 		n += cost(&p.event)
 	}
-	if !s.closed {
+	if !s.gone {
 		s.registry.kept.Add(int64(n - s.beside))
 	}
 	s.beside = n
@@ -45,7 +45,12 @@ func (r *Registry) balance() {
 func (r *Registry) shedLargest(size func(*Session) int, shed func(*Session) bool) bool {
 	var largest *Session
 	most := 0
-	for _, s := range r.List() {
+	all := r.List()
+	r.past.Range(func(s, _ any) bool {
+		all = append(all, s.(*Session))
+		return true
+	})
+	for _, s := range all {
 		if n := size(s); n > most {
 			largest, most = s, n
 		}
@@ -77,7 +82,7 @@ func (s *Session) keepsInAll() int {
 // event, and reports whether there was anything.
 func (s *Session) shed() bool {
 	s.mu.Lock()
-	if s.closed {
+	if s.gone {
 		s.mu.Unlock()
 		return false
 	}
@@ -100,7 +105,7 @@ func (s *Session) shedRest() bool {
 	s.mu.Lock()
 	before, dropped, denied := s.log.bytes+s.ring.bytes+s.beside, 0, 0
 	switch {
-	case s.closed:
+	case s.gone:
 	case s.log.n+s.ring.n > 0:
 		dropped = s.log.n + s.ring.n
 		s.log.dropUpTo(s.seq)
@@ -117,7 +122,7 @@ func (s *Session) shedRest() bool {
 		s.input.backlog = inputQueue{}
 	}
 	s.weighLocked()
-	freed := s.closed || s.log.bytes+s.ring.bytes+s.beside < before
+	freed := s.gone || s.log.bytes+s.ring.bytes+s.beside < before
 	s.mu.Unlock()
 	o := s.registry.opts.Observer
 	if dropped > 0 {

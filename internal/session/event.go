@@ -93,6 +93,7 @@ type draft struct {
 	kind   kind
 	toolID string    // of prompts and their ends; "" for none
 	answer string    // of a permission_resolved
+	exit   *Exit     // of an exit that says how
 	charge *rpc.Kept // for what stays; nil: nobody is charged
 }
 
@@ -136,6 +137,9 @@ func draftOf(v rpc.Value) (draft, error) {
 		d.toolID = textMember(details, "tool_id")
 	case resolved:
 		d.toolID, d.answer = textMember(whole, "tool_id"), textMember(whole, "response")
+	}
+	if d.typ == "exit" {
+		d.exit = exitOf(whole)
 	}
 	if hasSeq {
 		d.head = withoutSeq(whole)
@@ -243,6 +247,14 @@ func restartEvent(seq uint64, epoch string) Event {
 	text = append(text, `,"restarted":true,"epoch":`...)
 	text = append(rpc.AppendString(text, epoch, false), '}')
 	return Event{Seq: seq, Type: "gap", JSON: text, traits: rpc.Traits{Depth: 1}, kind: transient}
+}
+
+// shutdownEvent tells followers that the hub stops. It has no number, because
+// the session goes on after that as if it had not been.
+func shutdownEvent(reason string, now time.Time) Event {
+	text := rpc.AppendString([]byte(`{"type":"shutdown","reason":`), reason, false)
+	text = append(appendEpoch(append(text, `,"ts":`...), now), '}')
+	return Event{Type: "shutdown", JSON: text, traits: rpc.Traits{Depth: 1}, kind: transient}
 }
 
 // appendEpoch appends t as seconds since 1970 with microseconds: the wire's "float epoch".

@@ -286,6 +286,12 @@ func TestEndOfSession(t *testing.T) {
 	if _, err := s.Publish(rpc.RawString(`{"type":"a"}`)); !errors.Is(err, errClosed) {
 		t.Errorf("publish: %v", err)
 	}
+	// It is kept for a while for those who come late, and then it is not.
+	late := follow(t, s, FollowOptions{})
+	expect(t, drain(t, late), outputs(1, 3))
+	late.Close()
+	must(t, r.Remove(s))
+	f.Close()
 	if _, err := s.Follow(FollowOptions{}); !errors.Is(err, errClosed) {
 		t.Errorf("follow: %v", err)
 	}
@@ -296,7 +302,7 @@ func TestShutdownIsTheLastEvent(t *testing.T) {
 	f := follow(t, s, FollowOptions{})
 	output(t, s, 1)
 	s.registry.Shutdown("maintenance \"now\"")
-	expect(t, drain(t, f), outputs(1, 1), []string{"shutdown 2"})
+	expect(t, drain(t, f), outputs(1, 1), []string{"shutdown 0"})
 	if _, err := f.Next(t.Context()); !errors.Is(err, io.EOF) {
 		t.Errorf("got %v, want io.EOF", err)
 	}

@@ -56,6 +56,7 @@ type Follower struct {
 	fresh     bool    // it has seen nothing of the session before
 	restarted bool    // the numbers began anew: to be told
 	waiting   bool    // in s.waiting
+	told      bool    // that the hub stops
 	closed    bool
 	dropped   uint64
 }
@@ -80,7 +81,11 @@ func (s *Session) Follow(opts FollowOptions) (*Follower, error) {
 		opts.Mode = ReadOnly
 	}
 	s.mu.Lock()
-	if s.closed {
+	switch {
+	case s.suspended:
+		s.mu.Unlock()
+		return nil, rpc.ErrShutdown
+	case s.gone:
 		s.mu.Unlock()
 		return nil, errClosed
 	}
@@ -208,6 +213,9 @@ func (f *Follower) fill() error {
 	var err error
 	if len(f.batch) == 0 {
 		switch {
+		case s.suspended && !f.told:
+			f.told = true
+			f.batch = append(f.batch, s.farewell)
 		case s.closed:
 			err = io.EOF
 		case !f.waiting:
@@ -358,6 +366,7 @@ func (f *Follower) Close() {
 	if len(s.followers) == 0 {
 		s.log.dropUpTo(s.seq)
 	}
+	s.letGoLocked()
 	s.mu.Unlock()
 	f.signal()
 	s.registry.opts.Observer.Left(s, f)

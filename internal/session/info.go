@@ -22,6 +22,9 @@ type Info struct {
 	Opened    time.Time
 	Prompts   int // open ones
 	Retained  int // events in the ring
+
+	Ended time.Time // zero while the session is open
+	Exit  *Exit     // how its program ended; nil when nobody has said it
 }
 
 // OwnerInfo is the connection that a session belongs to.
@@ -58,7 +61,10 @@ func (s *Session) Info() Info {
 		Session: s.name, Title: s.title, Meta: s.meta, Seq: s.seq, Epoch: s.epoch,
 		Last:   LastEvent{s.seq, s.lastType, s.lastAt},
 		Uptime: time.Since(s.opened), Opened: s.opened,
-		Prompts: len(s.prompts), Retained: s.ring.n,
+		Prompts: len(s.prompts), Retained: s.ring.n, Exit: s.exit,
+	}
+	if s.closed {
+		i.Ended, i.Owner, i.Uptime = s.ended, s.last, s.ended.Sub(s.opened)
 	}
 	if i.Meta.IsUndefined() {
 		i.Meta = rpc.Null
@@ -115,6 +121,10 @@ func (i Info) Value() rpc.Value {
 		m.Set("last_event", last)
 	}
 	m.Set("uptime", i.Uptime.Seconds())
+	if !i.Ended.IsZero() {
+		m.Set("ended", epoch(i.Ended))
+		m.Set("exit", i.Exit.tree())
+	}
 	return rpc.TreeValue(m)
 }
 

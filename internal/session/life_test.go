@@ -202,7 +202,7 @@ func (e evictions) Evicted(s *Session, n int) { e.n[s.Name()] += n }
 func TestMemoryOfAllSessionsIsBounded(t *testing.T) {
 	const limit = 64 << 10
 	lost := evictions{n: map[string]int{}}
-	r := New(Options{Memory: limit, Ring: 10000, Observer: lost})
+	r := New(Options{Memory: limit, Ring: 10000, Observer: lost, Ended: -1})
 	small, err := r.Open("small", OpenOptions{})
 	must(t, err)
 	output(t, small, 10)
@@ -229,6 +229,8 @@ func TestMemoryOfAllSessionsIsBounded(t *testing.T) {
 	for _, s := range append(others, small) {
 		r.Close(s)
 	}
+	f.Close()
+	late.Close()
 	if kept := r.Kept(); kept != 0 {
 		t.Errorf("%d bytes are counted without sessions", kept)
 	}

@@ -6,7 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
+	"math"
+	"time"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
@@ -29,7 +30,7 @@ func (r *Registry) Save(w io.Writer) error {
 	closed := r.closed
 	r.mu.Unlock()
 	if !closed {
-		sessions = r.List()
+		sessions = r.ListAll()
 	}
 	out := bufio.NewWriter(w)
 	for _, s := range sessions {
@@ -62,6 +63,20 @@ func (s *Session) save(out *bufio.Writer) error {
 		head.Set("taken", s.taken)
 	}
 	head.Set("permanent", s.permanent)
+	head.Set("opened", s.opened.UnixMicro())
+	if s.lastType != "" {
+		head.Set("last_type", s.lastType)
+		head.Set("last_at", s.lastAt.UnixMicro())
+	}
+	if s.closed && !s.suspended {
+		head.Set("ended", s.ended.UnixMicro())
+	}
+	if s.exit != nil {
+		head.Set("exit", s.exit.tree())
+	}
+	if s.last != nil {
+		head.Set("owner", s.last.tree())
+	}
 	head.Set("events", int64(len(events)))
 	s.mu.Unlock()
 	line, err := rpc.TreeValue(head).AppendJSON(nil, rpc.Form{NonFinite: true})
@@ -150,6 +165,13 @@ type memory struct {
 	events int
 	ring   []Event
 	last   uint64
+
+	opened   time.Time
+	lastType string
+	lastAt   time.Time
+	ended    time.Time // zero: it goes on
+	exit     *Exit
+	owner    *OwnerInfo
 }
 
 func memoryOf(head rpc.Value) (*memory, error) {
@@ -188,6 +210,18 @@ func memoryOf(head rpc.Value) (*memory, error) {
 			return nil, fmt.Errorf("permanent: %w", err)
 		}
 	}
+	at := func(name string) time.Time {
+		if micro, err := number(name, 1<<53); err == nil && micro > 0 {
+			return time.UnixMicro(int64(micro))
+		}
+		return time.Time{}
+	}
+	m.opened, m.lastType, m.lastAt, m.ended = at("opened"), textMember(head, "last_type"), at("last_at"), at("ended")
+	exit, _ := head.Member("exit")
+	m.exit = exitOf(exit)
+	if owner, ok := head.Member("owner"); ok {
+		m.owner = ownerOf(owner)
+	}
 	if m.floor > m.seq {
 		return nil, errors.New("floor is above seq")
 	}
@@ -222,8 +256,12 @@ func (m *memory) add(v rpc.Value) error {
 
 // restore opens a saved session.
 func (r *Registry) restore(m *memory) error {
-	if !ValidName(m.name) {
-		return errors.New("its name is not valid: " + strconv.Quote(m.name))
+	if err := m.opts.check(m.name); err != nil {
+		return fmt.Errorf("%q: %w", m.name, err)
+	}
+	if !m.ended.IsZero() {
+		r.restoreEnded(m)
+		return nil
 	}
 	s, err := r.Open(m.name, m.opts)
 	if err != nil {
@@ -231,6 +269,44 @@ func (r *Registry) restore(m *memory) error {
 	}
 	s.remember(m)
 	return nil
+}
+
+// restoreEnded keeps a session that had ended before, unless there is a newer
+// one of its name.
+func (r *Registry) restoreEnded(m *memory) {
+	r.life.Lock()
+	defer r.life.Unlock()
+	if _, open := r.Get(m.name); open {
+		return
+	}
+	s := newSession(r, m.name, m.opts)
+	s.remember(m)
+	s.end(false)
+	s.mu.Lock()
+	s.ended = m.ended
+	s.mu.Unlock()
+	r.retain(s)
+}
+
+// ownerOf reads what OwnerInfo.tree has written.
+func ownerOf(v rpc.Value) *OwnerInfo {
+	number := func(of rpc.Value, name string) int {
+		m, _ := of.Member(name)
+		n, err := m.AsInt()
+		if err != nil || n < -1 || n > math.MaxUint32 {
+			return -1
+		}
+		return int(n)
+	}
+	o := &OwnerInfo{Protocol: rpc.Protocol(textMember(v, "protocol"))}
+	since, _ := v.Member("since")
+	if s, err := since.AsFloat(); err == nil && s > 0 && s < 1e11 {
+		o.Since = time.UnixMicro(int64(s * 1e6))
+	}
+	if peer, _ := v.Member("peer"); peer.Kind() == '{' {
+		o.Peer = &rpc.Peer{Name: textMember(peer, "name"), UID: number(peer, "uid"), GID: -1, PID: number(peer, "pid")}
+	}
+	return o
 }
 
 // remember fills a session without events.
@@ -246,6 +322,13 @@ func (s *Session) remember(m *memory) {
 		s.ring.add(e)
 		s.lastType, s.lastAt = e.Type, s.opened
 	}
+	if m.lastType != "" && len(m.lastType) <= MaxType {
+		s.lastType, s.lastAt = m.lastType, m.lastAt
+	}
+	if !m.opened.IsZero() && m.opened.Before(s.opened) {
+		s.opened = m.opened
+	}
+	s.exit, s.last = m.exit, m.owner
 	if s.owner == nil && !s.permanent {
 		s.waitForOwnerLocked()
 	}

@@ -20,11 +20,18 @@ func TestSaveAndRestore(t *testing.T) {
 		must(t, err)
 		output(t, work, 8)
 		publish(t, work, `{"type":"state_snapshot"}`)
+		done, err := before.Open("done", OpenOptions{Owner: rpc.NewLink(nil), Peer: &rpc.Peer{UID: 7, PID: 99}})
+		must(t, err)
+		output(t, done, 2)
+		publish(t, done, `{"type":"exit","code":143,"signal":"SIGTERM"}`)
+		before.Close(done)
+		was, wasDone := work.Info(), done.Info()
+		time.Sleep(time.Second)
 		before.Shutdown("restart")
 		var file bytes.Buffer
 		must(t, before.Save(&file))
 		text := file.String()
-		if hub.Seq() != 1 || !work.Closed() {
+		if hub.Seq() != 0 || !work.Closed() {
 			t.Error("not shut down")
 		}
 
@@ -34,15 +41,25 @@ func TestSaveAndRestore(t *testing.T) {
 		must(t, err)
 		s, err := after.Find("work")
 		must(t, err)
+		// It is as if nothing had been: the hub's farewell has no number.
+		if i := s.Info(); i.Seq != 9 || i.Last != was.Last || !i.Opened.Equal(was.Opened) || !i.Ended.IsZero() {
+			t.Errorf("restored as %+v\nwas %+v", i, was)
+		}
+		over, err := after.FindAny("done")
+		must(t, err)
+		if i := over.Info(); *i.Exit != (Exit{143, "SIGTERM"}) || !i.Ended.Equal(wasDone.Ended) || i.Owner.Peer.UID != 7 || i.Uptime != wasDone.Uptime {
+			t.Errorf("restored as %+v\nwas %+v", i, wasDone)
+		}
+		expect(t, drain(t, follow(t, over, since(1))), []string{"output 2", "exit 3"})
 		early := follow(t, s, since(4))
 		link := rpc.NewLink(nil)
 		_, err = after.Open("work", OpenOptions{Owner: link})
 		must(t, err)
 		output(t, s, 1)
-		expect(t, drain(t, early), outputs(5, 8), []string{"output 11"})
-		expect(t, drain(t, follow(t, s, since(1))), []string{"gap 3 4"}, outputs(5, 8), []string{"output 11"})
-		expect(t, drain(t, follow(t, s, FollowOptions{})), outputs(5, 8), []string{"output 11"})
-		if i := s.Info(); i.Title != "T\n" || i.Seq != 11 {
+		expect(t, drain(t, early), outputs(5, 8), []string{"output 10"})
+		expect(t, drain(t, follow(t, s, since(1))), []string{"gap 3 4"}, outputs(5, 8), []string{"output 10"})
+		expect(t, drain(t, follow(t, s, FollowOptions{})), outputs(5, 8), []string{"output 10"})
+		if i := s.Info(); i.Title != "T\n" || i.Seq != 10 {
 			t.Errorf("%+v", i)
 		}
 		raw, _ := s.Info().Meta.Raw()
@@ -57,6 +74,14 @@ func TestSaveAndRestore(t *testing.T) {
 		synctest.Wait()
 		if list := alone.List(); len(list) != 1 || list[0].Name() != "hub" {
 			t.Errorf("%d sessions are left", len(list))
+		}
+		if n := len(alone.ListAll()); n != 3 {
+			t.Errorf("%d sessions are left with those that have ended", n)
+		}
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if n := len(alone.ListAll()); n != 1 {
+			t.Errorf("%d sessions are kept for too long", n)
 		}
 	})
 }

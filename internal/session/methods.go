@@ -24,7 +24,7 @@ func (r *Registry) Methods() []*rpc.Method {
 		rpc.Handle("session.open", r.open, object, rpc.Needs(rpc.ScopeProvide), rpc.Doc(
 			"Open a session, or take one over whose owner is gone. The calling connection becomes its owner; the session outlives it for some minutes.")),
 		rpc.Handle("session.close", r.closeSession, object, rpc.Needs(rpc.ScopeProvide), rpc.Doc(
-			"End a session: its followers get what is left and then the end of their stream. For its owner, for anybody once it is gone, and for administrators.")),
+			"End a session: its followers get what is left and then the end of their stream. For its owner's user, for anybody once the owner is gone, and for administrators.")),
 		r.publishMethod(),
 		rpc.Handle("session.list", r.list, rpc.Needs(rpc.ScopeRead), rpc.Doc("List the sessions, sorted by name."),
 			rpc.Returns(rpc.Type{Kind: rpc.KindArray, Elem: &rpc.Type{Kind: rpc.KindObject}})),
@@ -32,6 +32,12 @@ func (r *Registry) Methods() []*rpc.Method {
 			"Describe a session: owner, followers with their lag, last event, uptime.")),
 		rpc.Handle("session.history", r.history, object, rpc.Needs(rpc.ScopeRead), rpc.Doc(
 			"Return retained events in order, and the number to go on after when there are more.")),
+		rpc.Handle("session.wait", r.wait, object, rpc.Needs(rpc.ScopeRead), rpc.Within(-1), rpc.NeverSlow(), rpc.Doc(
+			"Wait until a session has ended, and return the status of its program: code and signal, null when nobody has said it.")),
+		rpc.Handle("session.kill", r.kill, object, rpc.In(rpc.Inline), rpc.Doc(
+			"Send the program of a session a signal, through its producer. For the owner's user, for anybody once the owner is gone, and for administrators.")),
+		rpc.Handle("session.remove", r.removeEnded, object, rpc.Doc(
+			"Forget a session that has ended. For its owner's user, and for administrators.")),
 		rpc.HandleStream("session.follow", r.follow, object, rpc.Needs(rpc.ScopeRead), rpc.Endless(), rpc.Within(-1), rpc.NeverSlow(), rpc.Doc(
 			"Stream the events of a session: a replay, then what is published, with a gap event where a slow follower lost some. Ends when the session closes.")),
 		rpc.Handle("session.send", r.send, object, rpc.In(rpc.Inline), rpc.Doc(
@@ -116,10 +122,70 @@ func (s *Session) closableBy(c *rpc.Call) error {
 	switch {
 	case s.permanent:
 		return errOfHub(s.name)
-	case s.owner == nil, c == nil, s.owner.link == c.Link(), c.Peer != nil && c.Peer.Scopes&rpc.ScopeAdmin != 0:
+	case s.owner == nil && !s.closed, c == nil, s.owner != nil && s.owner.link == c.Link(),
+		c.Peer != nil && c.Peer.Scopes&rpc.ScopeAdmin != 0, s.last == nil || sameUser(s.last.Peer, c.Peer):
 		return nil
 	}
 	return rpc.Errorf(rpc.CodePermissionDenied, "session %s belongs to another connection", s.name)
+}
+
+// sameUser reports whether two peers are known to be one user.
+func sameUser(a, b *rpc.Peer) bool {
+	if a == nil || b == nil {
+		return false
+	}
+	if a.UID >= 0 || b.UID >= 0 {
+		return a.UID == b.UID
+	}
+	return a.Name != "" && a.Name == b.Name
+}
+
+func (r *Registry) wait(ctx context.Context, in named) (rpc.Value, error) {
+	s, err := r.FindAny(in.Session)
+	if err != nil {
+		return rpc.Value{}, err
+	}
+	exit, err := s.Wait(ctx)
+	switch {
+	case err != nil:
+		return rpc.Value{}, err
+	case exit == nil:
+		return rpc.RawString(`{"code":null,"signal":null}`), nil
+	}
+	return rpc.TreeValue(exit.tree()), nil
+}
+
+type killParams struct {
+	Session string `rpc:"session" doc:"name of the session"`
+	Signal  string `rpc:"signal" default:"\"TERM\"" doc:"name of the signal, such as TERM, INT or KILL"`
+}
+
+func (r *Registry) kill(ctx context.Context, in killParams) (rpc.Value, error) {
+	s, err := r.Find(in.Session)
+	if err != nil {
+		return rpc.Value{}, err
+	}
+	if err := s.closableBy(rpc.From(ctx)); err != nil {
+		return rpc.Value{}, err
+	}
+	if err := s.Kill(in.Signal, clientOf(ctx)); err != nil {
+		return rpc.Value{}, err
+	}
+	return ok, nil
+}
+
+func (r *Registry) removeEnded(ctx context.Context, in named) (rpc.Value, error) {
+	s, err := r.FindAny(in.Session)
+	if err != nil {
+		return rpc.Value{}, err
+	}
+	if err := s.closableBy(rpc.From(ctx)); err != nil {
+		return rpc.Value{}, err
+	}
+	if err := r.Remove(s); err != nil {
+		return rpc.Value{}, err
+	}
+	return ok, nil
 }
 
 // publishParams are those of session.publish. Who sends a stream of events
@@ -206,7 +272,7 @@ func (s *Session) publishNumbered(ctx context.Context, in publishParams) (rpc.Va
 }
 
 func (r *Registry) list(context.Context, struct{}) (rpc.Value, error) {
-	sessions := r.List()
+	sessions := r.ListAll()
 	list := make([]any, len(sessions))
 	for i, s := range sessions {
 		list[i] = s.Info().Value().Tree()
@@ -215,7 +281,7 @@ func (r *Registry) list(context.Context, struct{}) (rpc.Value, error) {
 }
 
 func (r *Registry) info(_ context.Context, in named) (rpc.Value, error) {
-	s, err := r.Find(in.Session)
+	s, err := r.FindAny(in.Session)
 	if err != nil {
 		return rpc.Value{}, err
 	}
@@ -229,7 +295,7 @@ type historyParams struct {
 }
 
 func (r *Registry) history(_ context.Context, in historyParams) (rpc.Value, error) {
-	s, err := r.Find(in.Session)
+	s, err := r.FindAny(in.Session)
 	if err != nil {
 		return rpc.Value{}, err
 	}
@@ -263,7 +329,7 @@ type followParams struct {
 }
 
 func (r *Registry) follow(ctx context.Context, in followParams, send func(rpc.Value) error) error {
-	s, err := r.Find(in.Session)
+	s, err := r.FindAny(in.Session)
 	if err != nil {
 		return err
 	}

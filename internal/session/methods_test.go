@@ -143,6 +143,9 @@ func TestMethodTable(t *testing.T) {
 		"session.info":       "read (session string!)",
 		"session.history":    "read (session string!, after_seq integer, limit integer)",
 		"session.follow":     "read (session string!, since_seq integer?, mode string, client_id string unlisted, epoch string unlisted) endless",
+		"session.wait":       "read (session string!)",
+		"session.kill":       "call (session string!, signal string)",
+		"session.remove":     "call (session string!)",
 		"session.send":       "call (session string!, text any!, client_id string unlisted)",
 		"session.resize":     "call (session string!, cols integer!, rows integer!)",
 		"session.input":      "provide (session string!) endless",
@@ -175,7 +178,7 @@ func TestMethodTable(t *testing.T) {
 			t.Errorf("%s:\ngot  %s\nwant %s", name, got, want)
 		}
 	}
-	if n := len(table.Methods()); n != 11 {
+	if n := len(table.Methods()); n != 14 {
 		t.Errorf("%d methods", n)
 	}
 }
@@ -258,8 +261,9 @@ func TestMethods(t *testing.T) {
 		if _, _, err, done := in.state(); !done || err != nil {
 			t.Errorf("the input stream: %v %v", err, done)
 		}
-		a.refused("session.info", `{"session":"build"}`, rpc.CodeNotFound)
-		a.refused("session.follow", `{"session":"build"}`, rpc.CodeNotFound)
+		a.refused("session.info", `{"session":"other"}`, rpc.CodeNotFound)
+		a.refused("session.follow", `{"session":"other"}`, rpc.CodeNotFound)
+		a.refused("session.publish", `{"session":"build","event":{"type":"output"}}`, rpc.CodeNotFound)
 		a.refused("session.follow", `{"session":"demo","mode":"both"}`, rpc.CodeInvalidParams)
 	})
 }

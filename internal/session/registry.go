@@ -23,6 +23,8 @@ const (
 	DefaultMemory        = 256 << 20
 	DefaultLinger        = 5 * time.Minute
 	DefaultPromptTimeout = 300 * time.Second
+	DefaultEnded         = 10 * time.Minute
+	DefaultEndedBytes    = 4 << 20
 
 	// MaxRing is the largest replay ring that session.open accepts.
 	MaxRing = 65536
@@ -60,6 +62,10 @@ type Options struct {
 	// Linger is how long a session outlives the connection of its owner, or the
 	// last event that came after it.
 	Linger time.Duration
+	// Ended is for how long a session that has ended is kept, negative for none,
+	// and EndedBytes what all of them may take.
+	Ended      time.Duration
+	EndedBytes int
 	// PromptTimeout is after how long an unanswered permission prompt is denied.
 	PromptTimeout time.Duration
 }
@@ -90,6 +96,10 @@ func (o Options) withDefaults() Options {
 	orInt(&o.MaxFollowers, DefaultMaxFollowers)
 	orTime(&o.Linger, DefaultLinger)
 	orTime(&o.PromptTimeout, DefaultPromptTimeout)
+	if o.Ended == 0 {
+		o.Ended = DefaultEnded
+	}
+	orInt(&o.EndedBytes, DefaultEndedBytes)
 	if o.Observer == nil {
 		o.Observer = nobody{}
 	}
@@ -110,10 +120,13 @@ type Registry struct {
 	kept      atomic.Int64 // bytes of the events that all sessions keep
 	balancing atomic.Bool  // somebody frees memory
 
+	past sync.Map // *Session: ended, and still kept or read
+
 	life sync.Mutex // held while a session opens or closes, callbacks included
 
 	mu       sync.Mutex // guards the fields below
 	sessions map[string]*Session
+	ended    map[string]*Session                 // those that have ended and are kept
 	links    map[*rpc.Link]map[*Session]struct{} // what each connection owns or owned
 	closed   bool
 	final    []*Session // those that Shutdown closed
@@ -125,6 +138,7 @@ func New(opts Options) *Registry {
 	return &Registry{
 		opts:     opts.withDefaults(),
 		sessions: map[string]*Session{},
+		ended:    map[string]*Session{},
 		links:    map[*rpc.Link]map[*Session]struct{}{},
 	}
 }
@@ -164,6 +178,9 @@ func (r *Registry) Find(name string) (*Session, error) {
 		name = r.opts.Default
 	}
 	s, ok := r.Get(name)
+	if _, ended := r.endedOf(name); !ok && ended {
+		return nil, errEnded(name)
+	}
 	if !ok {
 		return nil, rpc.Errorf(rpc.CodeNotFound, "session not found: %s", rpc.CleanText(name, 64))
 	}
@@ -216,22 +233,29 @@ type OpenOptions struct {
 // MaxMeta is the most bytes that title and meta of a session may have together.
 const MaxMeta = 64 << 10
 
+func (opts *OpenOptions) check(name string) error {
+	if !ValidName(name) {
+		return rpc.Errorf(rpc.CodeInvalidParams, "a session name has 1 to 32 letters, digits, dots, underscores or hyphens")
+	}
+	if opts.Ring != nil && (*opts.Ring < 0 || *opts.Ring > MaxRing) {
+		return rpc.Errorf(rpc.CodeInvalidParams, "ring is 0 to %d", MaxRing)
+	}
+	if raw, err := opts.Meta.JSON(); err != nil || len(raw)+len(opts.Title) > MaxMeta {
+		return rpc.Errorf(rpc.CodeInvalidParams, "title and meta are JSON of at most %d bytes", MaxMeta)
+	}
+	if len(opts.Producer) > maxLifeText || len(opts.Epoch) > maxLifeText {
+		return rpc.Errorf(rpc.CodeInvalidParams, "producer and epoch have at most %d bytes", maxLifeText)
+	}
+	return nil
+}
+
 // Open opens a session, or makes opts.Owner the owner of one that has none or
 // whose owner is gone: its events, followers and numbers go on. A session that
 // belongs to another live connection is CodeConflict, one that belongs to the
 // hub CodePermissionDenied.
 func (r *Registry) Open(name string, opts OpenOptions) (*Session, error) {
-	if !ValidName(name) {
-		return nil, rpc.Errorf(rpc.CodeInvalidParams, "a session name has 1 to 32 letters, digits, dots, underscores or hyphens")
-	}
-	if opts.Ring != nil && (*opts.Ring < 0 || *opts.Ring > MaxRing) {
-		return nil, rpc.Errorf(rpc.CodeInvalidParams, "ring is 0 to %d", MaxRing)
-	}
-	if raw, err := opts.Meta.JSON(); err != nil || len(raw)+len(opts.Title) > MaxMeta {
-		return nil, rpc.Errorf(rpc.CodeInvalidParams, "title and meta are JSON of at most %d bytes", MaxMeta)
-	}
-	if len(opts.Producer) > maxLifeText || len(opts.Epoch) > maxLifeText {
-		return nil, rpc.Errorf(rpc.CodeInvalidParams, "producer and epoch have at most %d bytes", maxLifeText)
+	if err := opts.check(name); err != nil {
+		return nil, err
 	}
 	opts.Meta = opts.Meta.Own()
 	r.life.Lock()
@@ -257,8 +281,13 @@ func (r *Registry) Open(name string, opts OpenOptions) (*Session, error) {
 	} else {
 		r.opts.Observer.Opened(s)
 		if err := r.opts.OnOpen(s); err != nil {
-			r.remove(s)
+			if r.remove(s, false) {
+				s.release()
+			}
 			return nil, err
+		}
+		if before, there := r.endedOf(name); there {
+			r.forget(before)
 		}
 	}
 	r.hold(opts.Owner, s)
@@ -294,45 +323,48 @@ func (r *Registry) release(owner *rpc.Link) {
 	}
 }
 
-// Close ends a session: followers get what is left and then io.EOF.
+// Close ends a session: followers get what is left and then io.EOF. It is kept
+// for those who come late.
 func (r *Registry) Close(s *Session) {
 	r.life.Lock()
 	defer r.life.Unlock()
-	r.remove(s)
+	if r.remove(s, false) {
+		r.retain(s)
+	}
 }
 
 // lapse closes a session whose owner has been gone for long enough.
 func (r *Registry) lapse(s *Session) {
 	r.life.Lock()
 	defer r.life.Unlock()
-	if s.lapsed() {
-		r.remove(s)
+	if s.lapsed() && r.remove(s, false) {
+		r.retain(s)
 	}
 }
 
-// remove takes a session away; r.life is held.
-func (r *Registry) remove(s *Session) {
+// remove ends a session, for good or until the hub is back, and reports
+// whether it was there; r.life is held.
+func (r *Registry) remove(s *Session, suspended bool) bool {
 	r.mu.Lock()
 	if r.sessions[s.name] != s {
 		r.mu.Unlock()
-		return
+		return false
 	}
 	delete(r.sessions, s.name)
 	for _, held := range r.links {
 		delete(held, s)
 	}
 	r.mu.Unlock()
-	s.end()
+	s.end(suspended)
 	r.opts.OnClose(s)
 	r.opts.Observer.Closed(s)
+	return true
 }
 
 // Shutdown tells all followers why, closes every session and opens no more.
 // Save works after it.
 func (r *Registry) Shutdown(reason string) {
-	text := append([]byte(nil), `{"type":"shutdown","reason":`...)
-	text = append(rpc.AppendString(text, reason, false), '}')
-	event := rpc.RawString(string(text))
+	event := shutdownEvent(reason, time.Now())
 	r.life.Lock()
 	defer r.life.Unlock()
 	r.mu.Lock()
@@ -342,12 +374,16 @@ func (r *Registry) Shutdown(reason string) {
 	if again {
 		return
 	}
-	sessions := r.List()
+	final, sessions := r.ListAll(), r.List()
 	r.mu.Lock()
-	r.final = sessions
+	r.final = final
 	r.mu.Unlock()
 	for _, s := range sessions {
-		_, _ = s.Publish(event) // a session that is closed already needs no word
-		r.remove(s)
+		s.mu.Lock()
+		s.farewell = event
+		s.mu.Unlock()
+		if r.remove(s, true) {
+			s.release()
+		}
 	}
 }

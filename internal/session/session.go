@@ -21,6 +21,15 @@ type Session struct {
 	meta   rpc.Value
 	closed bool
 
+	ended     time.Time     // when it was closed
+	suspended bool          // it was closed because the hub stops: it goes on after that
+	farewell  Event         // what followers are told then
+	retained  bool          // it was closed and is kept: see ended.go
+	gone      bool          // it was closed, and nothing of it counts any more
+	done      chan struct{} // closed with the session
+	exit      *Exit         // how its program ended; nil while nobody has said it
+	last      *OwnerInfo    // the latest owner
+
 	epoch    string // tells this life of the name from others
 	producer string // who numbers its events, "" for nobody; see life.go
 	taken    uint64 // its number of the latest event that was taken from it
@@ -77,6 +86,7 @@ func newSession(r *Registry, name string, opts OpenOptions) *Session {
 		ring:      newWindow(ring, r.opts.RingBytes),
 		followers: map[uint64]*Follower{},
 		trim:      trimEvery,
+		done:      make(chan struct{}),
 	}
 	s.log.total, s.ring.total = &r.kept, &r.kept
 	s.ownLocked(opts)
@@ -239,6 +249,9 @@ func (s *Session) appendLocked(d *draft) (e Event, withdrawn int) {
 	if d.kind != plain {
 		s.weighLocked()
 	}
+	if d.exit != nil {
+		s.exit = d.exit
+	}
 	if len(s.followers) > 0 {
 		s.log.add(e)
 		if s.trim--; s.trim <= 0 {
@@ -342,6 +355,7 @@ func (s *Session) ownLocked(opts OpenOptions) (ended []*Inputs) {
 		since = s.owner.since
 	}
 	s.owner = &owner{link: opts.Owner, peer: opts.Peer, protocol: opts.Protocol, since: since}
+	s.last = &OwnerInfo{opts.Peer, opts.Protocol, since}
 	return s.input.keepOnlyLocked(opts.Owner)
 }
 
@@ -383,14 +397,18 @@ func (s *Session) lapsed() bool {
 	return true
 }
 
-// end closes the session for good: the registry has it no more.
-func (s *Session) end() {
+// end closes the session: the registry has it no more. What it keeps counts
+// until it is released and nobody reads it.
+func (s *Session) end(suspended bool) {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
 		return
 	}
-	s.closed = true
+	s.closed, s.ended, s.suspended, s.retained = true, time.Now(), suspended, true
+	s.registry.past.Store(s, nil)
+	s.owner = nil
+	close(s.done)
 	if s.linger != nil {
 		s.linger.Stop()
 	}
@@ -406,8 +424,8 @@ func (s *Session) end() {
 	}
 	s.waiting = nil
 	readers := s.input.endLocked()
-	s.log.total, s.ring.total = nil, nil // what followers still read is no longer counted
-	s.registry.kept.Add(-int64(s.log.bytes + s.ring.bytes + s.beside))
+	s.inbox = inbox{}
+	s.weighLocked()
 	s.mu.Unlock()
 	for _, in := range readers {
 		in.signal()
