@@ -236,8 +236,11 @@ func (c *Client) dial(ctx context.Context, cd codec) (*clientConn, error) {
 		return k, nil
 	}
 	stop := context.AfterFunc(limit, func() { nc.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	if k.codec, err = k.askCodec(); err != nil {
+	k.codec, err = k.askCodec()
+	if !stop() && err == nil { // the deadline of the handshake would be that of the first call, too
+		err = limit.Err()
+	}
+	if err != nil {
 		k.close()
 		if ctx.Err() != nil {
 			return nil, ctx.Err()

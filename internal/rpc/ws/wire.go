@@ -2,8 +2,10 @@ package ws
 
 import (
 	"encoding/binary"
+	"errors"
 	"math"
 	"net"
+	"os"
 	"syscall"
 	"time"
 
@@ -13,6 +15,13 @@ import (
 // writeStall is how long a peer may take nothing, on connections that have no
 // rule of their own about that.
 const writeStall = 10 * time.Second
+
+// writePiece is what is written under one deadline: little enough that a slow
+// peer takes some of it in time.
+const writePiece = 16 << 10
+
+// ErrStalled ends a connection whose peer has taken nothing for writeStall.
+var ErrStalled = errors.New("the other side has read nothing for 10 s")
 
 // netWire is an rpc.Wire for connections that bring none of their own.
 type netWire struct {
@@ -51,12 +60,28 @@ func (w *netWire) TryWrite(p []byte) (n int, err error) {
 	return max(n, 0), err
 }
 
-// Write blocks, and fails when the peer does not take p in time.
-func (w *netWire) Write(p []byte) (int, error) {
-	if err := w.SetWriteDeadline(time.Now().Add(writeStall)); err != nil {
-		return 0, err
+// Write blocks until all of p is taken, and fails when the peer takes nothing for
+// writeStall. Its deadline ends with it: TryWrite has none.
+func (w *netWire) Write(p []byte) (n int, err error) {
+	for n < len(p) {
+		if err := w.SetWriteDeadline(time.Now().Add(writeStall)); err != nil {
+			return n, err
+		}
+		k, err := w.Conn.Write(p[n:min(len(p), n+writePiece)])
+		n += k
+		if err != nil && (k == 0 || !errors.Is(err, os.ErrDeadlineExceeded)) {
+			return n, stalled(err)
+		}
 	}
-	return w.Conn.Write(p)
+	return n, w.SetWriteDeadline(time.Time{})
+}
+
+// stalled says of a deadline whose it was.
+func stalled(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return ErrStalled
+	}
+	return err
 }
 
 // frameWatch follows the frames of a peer by their headers alone, and refuses
