@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	netpprof "net/http/pprof"
+	"net/url"
 	"runtime"
 	"runtime/pprof"
 	"runtime/trace"
@@ -171,6 +172,10 @@ func (h *hub) debugPages() http.Handler {
 		if connOf(r).listener.addr.network != "unix" {
 			http.NotFound(w, r)
 			return
+		}
+		if path := pathOf(r); path != "/debug/pprof" { // the one page whose links need the slash
+			r = r.WithContext(r.Context())
+			r.URL = &url.URL{Path: path, RawQuery: r.URL.RawQuery}
 		}
 		guarded.ServeHTTP(w, r)
 	})

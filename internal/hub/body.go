@@ -28,14 +28,19 @@ type steadyBody struct {
 	late  bool
 }
 
-// steady sees to it that the body of r comes in bounded time. A connection
-// that is taken over by its handler gets deadlines of its own.
-func (h *hub) steady(r *http.Request, c *conn) {
+// steady returns r with a body that comes in bounded time. A connection that is
+// taken over by its handler gets deadlines of its own. The request of the server
+// keeps its body: by that it knows whether the client waits to be told to send it,
+// and whether reading the rest before the answer is worth it.
+func (h *hub) steady(r *http.Request, c *conn) *http.Request {
 	if r.Body == nil || r.Body == http.NoBody {
-		return
+		return r
 	}
 	c.SetReadDeadline(time.Now().Add(h.opts.Limits.HTTPBody))
-	r.Body = &steadyBody{ReadCloser: r.Body, h: h, c: c, began: time.Now()}
+	body := r.Body
+	r = r.WithContext(r.Context())
+	r.Body = &steadyBody{ReadCloser: body, h: h, c: c, began: time.Now()}
+	return r
 }
 
 func (b *steadyBody) Read(p []byte) (int, error) {

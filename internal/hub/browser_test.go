@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -180,6 +181,22 @@ const add = '["push",["pipeline",0,["math","add"],[3,4]]]\n["pull",1]';
     const r = await fetch("http://" + hub + "/capnweb", { method: "POST", body: add, headers: { Authorization: "Bearer " + token } });
     got.fetch = await r.text();
   } catch (e) { got.fetch = "refused " + e; }
+  const traced = { Authorization: "Bearer " + token, traceparent: "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01", tracestate: "a=b" };
+  const krpc = async (call, headers) => {
+    try {
+      const r = await fetch("http://" + hub + "/krpc", { method: "POST", headers, body: new URLSearchParams({ json: JSON.stringify(call) }) });
+      return r.status + " " + await r.text();
+    } catch (e) { return "refused " + e; }
+  };
+  const sum = { method: "math_add", params: [3, 4] };
+  got.krpc = await krpc(sum, traced);
+  got.simple = await krpc({ ...sum, pmhparams: token });
+  got.bytes = await krpc({ method: "file_download", params: ["notes.txt"] }, traced);
+  got.missing = await krpc({ method: "no_such" }, traced);
+  try {
+    const r = await fetch("http://" + hub + "/krpc", { method: "POST", headers: { ...traced, "Content-Type": "text/plain" }, body: "x" });
+    got.type = r.status + "";
+  } catch (e) { got.type = "refused " + e; }
   got.socket = await new Promise((done) => {
     const ws = new WebSocket("ws://" + hub + "/capnweb", ["hubd", "hubd.bearer." + token]);
     ws.onopen = () => { for (const line of add.split("\n")) ws.send(line); };
@@ -208,11 +225,17 @@ func TestPageOfAListedOriginCalls(t *testing.T) {
 	}
 	var page atomic.Value // known when the hub is, which must know the site
 	site, result := serveSite(t, func() string { return page.Load().(string) })
-	h := startHub(t, Options{Demo: true, Listen: []string{listenToken}, Origins: []string{site.URL}})
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "notes.txt"), []byte("some text"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h := startHub(t, Options{Demo: true, Listen: []string{listenToken}, Origins: []string{site.URL}, FileRoot: root})
 	page.Store(strings.NewReplacer("HUB", h.tcp, "TOKEN", h.token("page", "")).Replace(listedPage))
 	got := browse(t, site, result)
 	for attempt, want := range map[string]string{
-		"fetch": `["resolve",1,7]`, "socket": `hubd ["resolve",1,7]`, "alone": "open", "wrong": "refused",
+		"krpc": `200 {"result": 7}`, "simple": `200 {"result": 7}`, "bytes": "200 some text", "type": "415",
+		"missing": `200 {"error": {"code": -32601, "message": "Method not found."}}`,
+		"fetch":   `["resolve",1,7]`, "socket": `hubd ["resolve",1,7]`, "alone": "open", "wrong": "refused",
 	} {
 		if got[attempt] != want {
 			t.Errorf("%s: %q, want %q", attempt, got[attempt], want)
@@ -220,9 +243,18 @@ func TestPageOfAListedOriginCalls(t *testing.T) {
 	}
 }
 
+// chunked is a body, behind the end of a head.
+func chunked(body string) string {
+	if body == "" {
+		return "\r\n0\r\n\r\n"
+	}
+	return fmt.Sprintf("\r\n%x\r\n%s\r\n0\r\n\r\n", len(body), body)
+}
+
 func TestCORS(t *testing.T) {
 	t.Parallel()
 	h := startHub(t, Options{Listen: []string{listenToken}, Origins: []string{"https://app.example"}})
+	token := h.token("page", "")
 	ask := func(head string) *http.Response {
 		t.Helper()
 		w := dial(t, "tcp", h.tcp)
@@ -245,6 +277,30 @@ func TestCORS(t *testing.T) {
 	} {
 		if r := ask(head); r.Header.Get("Access-Control-Allow-Origin") != "" || r.StatusCode == 204 {
 			t.Errorf("%q: %d %v", head, r.StatusCode, r.Header)
+		}
+	}
+	if allowed := r.Header.Get("Access-Control-Allow-Headers"); !strings.Contains(allowed, "Traceparent") || !strings.Contains(allowed, "Tracestate") {
+		t.Errorf("a page may send %s", allowed)
+	}
+	// Who writes the head of an answer itself says the same.
+	const body = "Transfer-Encoding: chunked\r\nOrigin: https://app.example\r\nAuthorization: Bearer "
+	const command = `["CommandMessage","echo","echo",[["Argument",3.0]],{}]`
+	for what, request := range map[string]string{
+		"a call":     "POST /krpc HTTP/1.1\r\nContent-Type: application/json\r\n" + chunked(`{"method":"echo","params":[1]}`),
+		"no call":    "POST /krpc HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\n" + chunked("x=y"),
+		"not JSON":   "POST /krpc HTTP/1.1\r\nContent-Type: application/json\r\n" + chunked("{"),
+		"a tunnel":   "POST /snekrpc HTTP/1.1\r\nContent-Type: application/octet-stream\r\n" + chunked(command),
+		"a batch":    "POST /capnweb HTTP/1.1\r\n" + chunked(""),
+		"a bad type": "POST /krpc HTTP/1.1\r\nContent-Type: text/csv\r\n" + chunked("x"),
+	} {
+		head, rest, _ := strings.Cut(request, "\r\n\r\n")
+		w := dial(t, "tcp", h.tcp)
+		w.send(head + "\r\n" + body + token + "\r\nHost: " + h.tcp + "\r\n\r\n" + rest)
+		resp, err := http.ReadResponse(w.r, nil)
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+		} else if resp.Header.Get("Access-Control-Allow-Origin") != "https://app.example" || resp.Header.Get("Vary") != "Origin" || len(resp.Header["Content-Type"]) != 1 {
+			t.Errorf("%s: %d %v", what, resp.StatusCode, resp.Header)
 		}
 	}
 	if r := ask("GET /metrics HTTP/1.1\r\nOrigin: https://app.example\r\n"); r.StatusCode != 401 || r.Header.Get("Access-Control-Allow-Credentials") != "" {

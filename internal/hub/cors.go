@@ -9,8 +9,8 @@ import (
 // corsAge is how many seconds a browser may remember what it was allowed.
 const corsAge = "600"
 
-// cors tells the browser that pages of a listed origin may read the answer,
-// and reports whether that was all the browser has asked for. Pages of other
+// cors tells the browser that pages of a listed origin may read the answer (a
+// handler that takes over its connection sends these headers itself), and reports whether that was all the browser has asked for. Pages of other
 // origins get no such header. There is none for credentials: the hub has no
 // cookies, and a page that may call carries its token in the request.
 func cors(w http.ResponseWriter, r *http.Request, allowed []string) (answered bool) {
@@ -25,7 +25,7 @@ func cors(w http.ResponseWriter, r *http.Request, allowed []string) (answered bo
 		return false
 	}
 	head.Set("Access-Control-Allow-Methods", "GET, POST")
-	head.Set("Access-Control-Allow-Headers", "Authorization, Content-Type")
+	head.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Traceparent, Tracestate")
 	head.Set("Access-Control-Max-Age", corsAge)
 	if r.Header.Get("Access-Control-Request-Private-Network") == "true" {
 		head.Set("Access-Control-Allow-Private-Network", "true")

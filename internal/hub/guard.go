@@ -40,13 +40,19 @@ func (h *hub) guard(next http.Handler) http.Handler {
 			}
 			page = byPage(r) && !h.web.isFile(r)
 		}
-		h.steady(r, c)
+		r = h.steady(r, c)
 		if !h.admitRequest(w, r, c) {
 			return
 		}
 		if page && c.listener.addr.auth == authUID && c.peer.Load() == c.base {
 			h.audit.request(c, "a page without a token")
 			unauthenticated(w) // the user of a browser is not the author of the page
+			return
+		}
+		if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+			w.Header().Set("Connection", "close") // nobody reads it
+			w.Header().Set("Accept-Encoding", "identity")
+			http.Error(w, "bodies with a Content-Encoding are not taken: send it as it is", http.StatusUnsupportedMediaType)
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -80,11 +80,11 @@ func (w *web) take(c *conn) {
 }
 
 func (w *web) route(rw http.ResponseWriter, r *http.Request) {
-	if connOf(r).listener.metrics && r.URL.Path != "/metrics" {
+	if connOf(r).listener.metrics && pathOf(r) != "/metrics" {
 		http.NotFound(rw, r)
 		return
 	}
-	if route := w.routes[r.URL.Path]; route != nil {
+	if route := w.routes[pathOf(r)]; route != nil {
 		route.ServeHTTP(rw, r)
 		return
 	}
@@ -110,7 +110,7 @@ func (w *web) route(rw http.ResponseWriter, r *http.Request) {
 // isFile reports whether r is for a file of web.root: what a page is made of, and
 // reads of nothing else.
 func (w *web) isFile(r *http.Request) bool {
-	return w.files != nil && strings.HasPrefix(r.URL.Path, webPath)
+	return w.files != nil && strings.HasPrefix(r.URL.Path+"/", webPath)
 }
 
 // only lets some methods through.

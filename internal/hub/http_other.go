@@ -48,7 +48,11 @@ func (o *otherPaths) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case isTunnel(r):
 		serveOr404(o.tunnel, w, r)
-	case r.URL.Path == snekrpcPath:
+	case pathOf(r) == snekrpcPath:
+		if o.tunnel != nil && r.Method == http.MethodPost {
+			otherType(w, "a tunnel is a chunked body of application/octet-stream")
+			return
+		}
 		http.NotFound(w, r)
 	case o.calls == nil:
 		http.NotFound(w, r)
@@ -57,9 +61,17 @@ func (o *otherPaths) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method != http.MethodGet && r.Method != http.MethodPost:
 		w.Header()["Allow"] = []string{"GET, POST"}
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+	case pathOf(r) == krpcPath:
+		otherType(w, "a call is a body of application/json, application/x-www-form-urlencoded or multipart/form-data")
 	default:
 		http.NotFound(w, r)
 	}
+}
+
+// otherType refuses a body by its type, unread.
+func otherType(w http.ResponseWriter, taken string) {
+	w.Header().Set("Connection", "close")
+	http.Error(w, taken, http.StatusUnsupportedMediaType)
 }
 
 func serveOr404(h http.Handler, w http.ResponseWriter, r *http.Request) {
@@ -70,17 +82,26 @@ func serveOr404(h http.Handler, w http.ResponseWriter, r *http.Request) {
 	h.ServeHTTP(w, r)
 }
 
+// pathOf returns the path of r without a slash at its end: nothing but files
+// tells the two apart.
+func pathOf(r *http.Request) string {
+	if path := strings.TrimSuffix(r.URL.Path, "/"); path != "" {
+		return path
+	}
+	return "/"
+}
+
 // isTunnel reports whether r opens a snekrpc tunnel: its body has no declared
 // end and is not a form.
 func isTunnel(r *http.Request) bool {
-	return r.Method == http.MethodPost && (r.URL.Path == "/" || r.URL.Path == snekrpcPath) &&
+	return r.Method == http.MethodPost && (r.URL.Path == "/" || pathOf(r) == snekrpcPath) &&
 		slices.Contains(r.TransferEncoding, "chunked") && mediaType(r) == "application/octet-stream"
 }
 
 // isKrpc reports whether r is a call in krpc's sense, or a failed attempt at
 // one that deserves krpc's own answer.
 func isKrpc(r *http.Request) bool {
-	home := r.URL.Path == "/" || r.URL.Path == krpcPath
+	home := r.URL.Path == "/" || pathOf(r) == krpcPath
 	switch r.Method {
 	case http.MethodGet:
 		if home {
@@ -93,7 +114,7 @@ func isKrpc(r *http.Request) bool {
 		case "application/x-www-form-urlencoded", "multipart/form-data":
 			return true
 		case "application/json":
-			return r.URL.Path == krpcPath
+			return pathOf(r) == krpcPath
 		}
 		return home && r.Header.Get("Content-Type") == ""
 	}

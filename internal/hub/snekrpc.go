@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -53,6 +54,11 @@ func (h *hub) serveTunnel(w http.ResponseWriter, r *http.Request) {
 	if err := nc.SetDeadline(time.Time{}); err != nil {
 		return
 	}
+	if strings.EqualFold(r.Header.Get("Expect"), "100-continue") && r.ProtoAtLeast(1, 1) {
+		if _, err := io.WriteString(nc, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
+			return
+		}
+	}
 	// The server may have read ahead: what it has comes first.
 	rest, err := buffered.Reader.Peek(buffered.Reader.Buffered())
 	if err != nil {
@@ -64,6 +70,7 @@ func (h *hub) serveTunnel(w http.ResponseWriter, r *http.Request) {
 	log := h.log.With(zap.Uint64("conn", c.id), zap.String("protocol", string(rpc.Snekrpc)), byPeer(c))
 	log.Info("tunnel", zap.Stringer("listener", c.listener), zap.String("peer", c.peerName()))
 	tunnel := h.snekrpcConn(c, c, "http", true)
+	tunnel.Header = w.Header()
 	tunnel.Trace = rpc.ParseTrace(r.Header.Get("Traceparent"), r.Header.Get("Tracestate"))
 	err = h.snek.Serve(h.ctx, tunnel)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, context.Canceled) {

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"net/http"
+	"net/url"
 	"os"
 	"path"
 	"strings"
@@ -22,6 +23,10 @@ const webPath = "/web/"
 type webFiles string
 
 func (dir webFiles) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path+"/" == webPath {
+		toFolder(w, r)
+		return
+	}
 	name := strings.TrimPrefix(r.URL.Path, webPath)
 	if name == "" || strings.HasSuffix(name, "/") {
 		name += "index.html"
@@ -45,8 +50,7 @@ func (dir webFiles) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	st, err := f.Stat()
 	switch {
 	case err == nil && st.IsDir():
-		w.Header().Set("Location", path.Base(name)+"/") // relative: nothing of the request but its own last part
-		w.WriteHeader(http.StatusMovedPermanently)
+		toFolder(w, r)
 		return
 	case err != nil || !st.Mode().IsRegular():
 		http.NotFound(w, r)
@@ -55,4 +59,12 @@ func (dir webFiles) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-cache") // ask whether it has changed
 	http.ServeContent(w, r, name, st.ModTime(), f)
+}
+
+// toFolder sends a browser to the same path with a slash at its end, against
+// which what the page there refers to is resolved.
+func toFolder(w http.ResponseWriter, r *http.Request) {
+	to := url.URL{Path: path.Base(r.URL.Path) + "/", RawQuery: r.URL.RawQuery} // relative: nothing of the request but its own last part
+	w.Header().Set("Location", to.String())
+	w.WriteHeader(http.StatusMovedPermanently)
 }

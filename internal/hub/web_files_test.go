@@ -58,6 +58,11 @@ func TestWebFiles(t *testing.T) {
 		has     string
 	}{
 		{"GET /web/", "200", "<p>index"},
+		{"GET /web", "301", "Location: web/\r\n"},
+		{"GET /web?a=b", "301", "Location: web/?a=b\r\n"},
+		{"HEAD /web", "301", "Location: web/\r\n"},
+		{"POST /web", "405", ""},
+		{"GET /webroot", "404", ""},
 		{"GET /web/index.html", "200", "text/html"},
 		{"GET /web/app.mjs", "200", "text/javascript"},
 		{"HEAD /web/app.mjs", "200", "Content-Length: 9"},

@@ -47,11 +47,15 @@ func (l *lines) abort(_ []byte, reason string) {
 // client cannot be reached but through the answer, so streams are collected,
 // and what waits for the client waits until the limit.
 func (sv *Server) batch(w http.ResponseWriter, r *http.Request, a Admission) {
+	if r.ContentLength > int64(sv.conf.Limits.MaxMessage) { // not a byte of it is read
+		w.Header().Set("Connection", "close")
+		sv.tooLarge(w)
+		return
+	}
 	body, err := a.Share.ReadMessage(nil, http.MaxBytesReader(w, r.Body, int64(sv.conf.Limits.MaxMessage)))
 	if err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			sv.conf.Gate.Rejected(LimitMessage)
-			http.Error(w, "the batch is too large", http.StatusRequestEntityTooLarge)
+			sv.tooLarge(w)
 			return
 		}
 		http.Error(w, "the batch did not come whole", http.StatusBadRequest)
@@ -116,6 +120,11 @@ func (sv *Server) batch(w http.ResponseWriter, r *http.Request, a Admission) {
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = w.Write(out.text)
+}
+
+func (sv *Server) tooLarge(w http.ResponseWriter) {
+	sv.conf.Gate.Rejected(LimitMessage)
+	http.Error(w, "the batch is too large", http.StatusRequestEntityTooLarge)
 }
 
 // owes reports whether a pulled promise has not been answered.

@@ -1,6 +1,7 @@
 package krpc
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +38,14 @@ func (x *exchange) head(status int, phrase, contentType string, length int64) []
 	case x.r.ProtoAtLeast(1, 1):
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 	}
-	return append(b, "\r\n"...)
+	var above bytes.Buffer // what handlers before this one want to be said
+	_ = x.w.Header().WriteSubset(&above, ownHeaders)
+	return append(append(b, above.Bytes()...), "\r\n"...)
+}
+
+// ownHeaders are those that head writes.
+var ownHeaders = map[string]bool{
+	"Date": true, "Content-Type": true, "X-Content-Type-Options": true, "Connection": true, "Content-Length": true, "Transfer-Encoding": true,
 }
 
 // answer writes a whole answer. An error means that the client is gone.

@@ -45,7 +45,7 @@ type conn struct {
 func newConn(s *Server, c Conn) *conn {
 	cn := &conn{s: s, conn: c, dead: make(chan struct{}), room: make(chan struct{}, 1)}
 	cn.out = rpc.NewOutbox(c.Wire, s.cfg.SoftOutbox, s.cfg.HardOutbox)
-	cn.egress = &egress{out: cn.out, soft: s.cfg.SoftOutbox, budget: s.cfg.HardOutbox, max: s.cfg.MaxFrame, chunked: c.Chunked, server: s.cfg.Version}
+	cn.egress = &egress{out: cn.out, soft: s.cfg.SoftOutbox, budget: s.cfg.HardOutbox, max: s.cfg.MaxFrame, chunked: c.Chunked, server: s.cfg.Version, header: c.Header}
 	cn.link = rpc.NewLink(s.cfg.Gate)
 	cn.link.Out, cn.link.Quota = cn.out, c.Quota
 	cn.in = newReader(c.Reader, c.Chunked, s.cfg.MaxFrame)

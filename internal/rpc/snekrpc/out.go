@@ -1,7 +1,9 @@
 package snekrpc
 
 import (
+	"bytes"
 	"errors"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +29,7 @@ type egress struct {
 	max     int // bytes of a message
 	chunked bool
 	server  string // for the response head
+	header  http.Header
 
 	added atomic.Int64 // bytes since the reader asked last
 
@@ -173,8 +176,14 @@ func (e *egress) appendHead(dst []byte) []byte {
 	}
 	dst = append(dst, "\r\nDate: "...)
 	dst = time.Now().UTC().AppendFormat(dst, "Mon, 02 Jan 2006 15:04:05 GMT")
-	return append(dst, "\r\nConnection: keep-alive\r\nContent-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n\r\n"...)
+	dst = append(dst, "\r\nConnection: keep-alive\r\nContent-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n"...)
+	var more bytes.Buffer
+	_ = e.header.WriteSubset(&more, ownHeaders)
+	return append(append(dst, more.Bytes()...), "\r\n"...)
 }
+
+// ownHeaders are those that appendHead writes.
+var ownHeaders = map[string]bool{"Server": true, "Date": true, "Connection": true, "Content-Type": true, "Transfer-Encoding": true}
 
 // finish ends the response of a peer that has ended its request.
 func (e *egress) finish() {

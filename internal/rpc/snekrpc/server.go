@@ -3,6 +3,7 @@ package snekrpc
 import (
 	"context"
 	"io"
+	"net/http"
 	"time"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
@@ -59,6 +60,7 @@ type Conn struct {
 	Quota     *rpc.Quota       // of the peer's user; may be nil
 	Transport string           // tcp, unix or http, for _meta.status
 	Chunked   bool             // messages are HTTP chunks, behind a response head
+	Header    http.Header      // more for that head; may be nil
 	Trace     rpc.TraceContext // of the request that opened a tunnel: that of each of its commands
 
 	// OnLink is called once, before the first call, with the in-flight side of
