@@ -47,7 +47,7 @@ func TestWhatUnitsMustNotHave(t *testing.T) {
 func TestUnitsFitTogether(t *testing.T) {
 	for _, dir := range []string{"systemd/", "systemd/user/"} {
 		service, socket := read(t, dir+"hubd.service"), read(t, dir+"hubd.socket")
-		for _, want := range []string{"Type=notify\n", "ExecStart=/usr/bin/hubd\n", "Requires=hubd.socket\n", "ExecReload=/bin/kill -HUP $MAINPID\n"} {
+		for _, want := range []string{"Type=notify\n", "ExecStart=/usr/bin/hubd\n", "Requires=hubd.socket\n", "ExecReload=/usr/bin/hubd reload\n"} {
 			if !strings.Contains(service, want) {
 				t.Errorf("%shubd.service lacks %q", dir, want)
 			}

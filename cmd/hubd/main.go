@@ -38,6 +38,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 			return runService(args[1:], stdout, stderr)
 		case "config":
 			return runConfig(args[1:], stdout, stderr)
+		case "reload":
+			return runReload(args[1:], stdout, stderr)
 		case "state":
 			return runState(args[1:], stdout, stderr)
 		}

@@ -111,7 +111,10 @@ func withBinary(script, binary string) (string, error) {
 	if strings.Contains(script, "{{") {
 		return "", errors.New("the unit contains braces")
 	}
-	return strings.Replace(script, "ExecStart=/usr/bin/hubd\n", "ExecStart="+binary+"\n", 1), nil
+	for _, line := range []string{"ExecStart=%s\n", "ExecReload=%s reload\n"} {
+		script = strings.Replace(script, fmt.Sprintf(line, "/usr/bin/hubd"), fmt.Sprintf(line, binary), 1)
+	}
+	return script, nil
 }
 
 // nothing satisfies the library, which wants to be able to run the program:

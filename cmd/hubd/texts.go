@@ -22,6 +22,7 @@ Examples:
 Usage:
   hubd [flags]
   hubd config check|print [--defaults] [flags]
+  hubd reload [--state DIR]
   hubd state check|repair [--apply] [flags]
   hubd service install|uninstall|start|stop|restart|status
 
@@ -35,7 +36,7 @@ variables, variables over files. "hubd config print --defaults" prints a file
 with all keys, "hubd config check" says what is wrong with one, and where.
 
 Signals: SIGTERM and SIGINT stop in order, a second one stops at once; SIGHUP
-reads the configuration file again.
+reads the configuration again, as "hubd reload" does, which says what came of it.
 
 Exit codes: 0 orderly stop, 1 failure, 2 usage or configuration, 3 already
 running, 4 state damaged or of a newer format, 5 state folder not usable.

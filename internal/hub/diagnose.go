@@ -148,7 +148,7 @@ func (h *hub) checkMemory() finding {
 
 func (h *hub) checkConfig() finding {
 	if !h.configGood.Load() {
-		return finding{"configuration", levelFail, "the last reload was refused; the one before holds", "see what is wrong: hubd config check"}
+		return finding{"configuration", levelFail, "the last reload was refused; the one before holds", "see what is wrong: hubd reload, or hubd config check"}
 	}
 	return finding{Name: "configuration", Level: levelOK, Detail: "taken over"}
 }

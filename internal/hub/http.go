@@ -156,16 +156,6 @@ func (h *hub) readiness(w http.ResponseWriter, _ *http.Request) {
 	_ = json.NewEncoder(w).Encode(answer) // a client that does not wait has left
 }
 
-func (h *hub) reloadByHTTP(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	if err := h.reload(); err != nil {
-		w.WriteHeader(http.StatusInternalServerError)
-		w.Write([]byte(err.Error() + "\n"))
-		return
-	}
-	w.Write([]byte("reloaded\n"))
-}
-
 // stopWithin ends the server: requests that run may end until the time is over.
 func (w *web) stopWithin(limit time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)

@@ -26,7 +26,11 @@ func lock(path string) (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, &RunningError{Path: path, Why: "locked by another process"}
+			why := "locked by another process"
+			if r, err := readRunning(path); err == nil {
+				why = fmt.Sprintf("locked by process %d", r.PID)
+			}
+			return nil, &RunningError{Path: path, Why: why}
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
@@ -96,7 +100,7 @@ func openState(dir string) (*os.File, error) {
 	case st.Mode().Perm()&0o022 != 0:
 		return nil, &StateError{Dir: dir, Err: fmt.Errorf("others can write to it (mode %#o)", st.Mode().Perm())}
 	}
-	f, err := lock(filepath.Join(dir, "lock"))
+	f, err := lock(filepath.Join(dir, lockFile))
 	if err != nil {
 		if _, running := errors.AsType[*RunningError](err); running {
 			return nil, err

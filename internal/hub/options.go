@@ -253,6 +253,16 @@ func (o Options) withDefaults() (Options, error) {
 	return o, err
 }
 
+// StateFolder returns the state folder of a hub with these options, "" when
+// there is no place for one.
+func (o Options) StateFolder() string {
+	if o.State != "" {
+		return o.State
+	}
+	dir, _ := DefaultState() // withDefaults says why
+	return dir
+}
+
 // DefaultState returns the state folder that a hub of this user has.
 func DefaultState() (string, error) {
 	if dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":"); filepath.IsAbs(dir) {

@@ -109,7 +109,7 @@ func TestConfigurationPage(t *testing.T) {
 		"`$CONFIGURATION_DIRECTORY`, else from `/etc/hubd` (root) or `$XDG_CONFIG_HOME/hubd`. Unknown keys are errors.\n" +
 		"`hubd config check` says what is wrong, with line and caret; `hubd config print` what holds, and\n" +
 		"`hubd config print --defaults` is a file to begin with.\n\n" +
-		"SIGHUP and `POST /-/reload` read the configuration again. All of it is checked first; what is wrong\n" +
+		"`hubd reload`, `hubctl reload`, SIGHUP and `POST /-/reload` read the configuration again. All of it is checked first; what is wrong\n" +
 		"leaves the old one in place. Keys marked *live* change then, the others need a restart, and the log says so.\n\n" +
 		"This page is generated: `go test ./internal/hub -run TestConfigurationPage -update`.\n\n" +
 		"| key | value | default | |\n|---|---|---|---|\n")

@@ -46,7 +46,7 @@ func Run(ctx context.Context, o Options) error {
 				reload = nil
 				continue
 			}
-			_ = h.reload() // a bad file keeps the old configuration, and the log says so
+			_, _ = h.reload() // a bad file keeps the old configuration, and the log says so
 		}
 	}
 }
@@ -128,6 +128,7 @@ func start(o Options) (_ *hub, err error) {
 	if err := h.keepPresence(); err != nil {
 		return nil, err
 	}
+	h.noteRunning()
 	h.phase.Store(ready)
 	info := h.whereabouts()
 	h.notify("READY=1\nSTATUS=" + h.statusLine())
@@ -347,6 +348,7 @@ func (h *hub) close() {
 	h.closeFiles()
 	h.closeStore()
 	if h.state != nil {
+		_ = h.state.Truncate(0) // nobody holds it any more
 		unlock(h.state)
 	}
 }
@@ -381,7 +383,8 @@ func (h *hub) listening() []*listener {
 
 // reload reads the configuration anew, checks all of it, and only then takes
 // over what can change. Without a configuration to read it does nothing.
-func (h *hub) reload() error {
+func (h *hub) reload() (reloadResult, error) {
+	r := reloadResult{Restart: []string{}}
 	h.reloading.Lock()
 	defer h.reloading.Unlock()
 	var now unix.Timespec
@@ -390,12 +393,12 @@ func (h *hub) reload() error {
 	defer h.notify("READY=1")
 	if h.certs != nil {
 		if err := h.certs.reload(); err != nil {
-			return err
+			return r, err
 		}
 	}
 	if h.opts.Load == nil {
 		h.log.Info("there is no configuration file: nothing to reload")
-		return nil
+		return r, nil
 	}
 	o, err := h.opts.Load()
 	if err == nil {
@@ -410,7 +413,7 @@ func (h *hub) reload() error {
 		h.metrics.configGood.Set(0)
 		h.configGood.Store(false)
 		h.log.Error("configuration is not taken over, the old one stays", zap.Error(err))
-		return err
+		return r, err
 	}
 	level, _ := zapcore.ParseLevel(o.LogLevel) // validated
 	h.level.SetLevel(level)
@@ -418,11 +421,11 @@ func (h *hub) reload() error {
 	h.metrics.reloads.WithLabelValues("ok").Inc()
 	h.metrics.configGood.Set(1)
 	h.configGood.Store(true)
-	if fixed := needRestart(h.opts, o); len(fixed) > 0 {
-		h.log.Warn("some changes need a restart", zap.Strings("keys", fixed))
+	if r.Restart = append(r.Restart, needRestart(h.opts, o)...); len(r.Restart) > 0 {
+		h.log.Warn("some changes need a restart", zap.Strings("keys", r.Restart))
 	}
 	h.log.Info("configuration reloaded", zap.String("log_level", o.LogLevel))
-	return nil
+	return r, nil
 }
 
 // needRestart names the keys that differ and cannot change while the hub runs.

@@ -55,7 +55,7 @@ func credentials(m *machine) {
 	m.run("hubctl", "call", "echo", "1") // the socket of systemd is there as well
 	// A reload finds the credential again.
 	m.systemctl("reload", "hubd")
-	m.until("the reload is done", func() bool { return m.metric(`hubd_reloads_total{result="ok"}`) == "1" })
+	m.expect("the number of reloads", m.metric(`hubd_reloads_total{result="ok"}`), "1")
 
 	arguments, err := os.ReadFile("/proc/" + m.property("hubd.service", "MainPID") + "/environ")
 	m.must(err)

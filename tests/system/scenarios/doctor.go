@@ -87,12 +87,18 @@ func doctorInBox(m *machine) {
 	healthy("after a wrong configuration")
 
 	m.write("/etc/hubd/hubd.yaml", "no_such_key: 1\n")
-	_, _ = m.try("systemctl", "reload", "hubd.service")
-	m.until("the reload has failed", func() bool { return m.metric("hubd_config_last_reload_successful") == "0" })
+	if said, err := m.try("systemctl", "reload", "hubd.service"); err == nil {
+		m.errorf("systemctl reload is content with a broken configuration: %s", said)
+	}
+	m.expect("the state after a refused reload", m.property("hubd.service", "ActiveState"), "active")
+	m.expect("the metric of a refused reload", m.metric("hubd_config_last_reload_successful"), "0")
+	if said := m.run("journalctl", "-u", "hubd", "-o", "cat", "--no-pager"); !strings.Contains(said, `/etc/hubd/hubd.yaml: [1:1] unknown key "no_such_key"`) {
+		m.errorf("the journal does not say what is wrong: %s", said)
+	}
 	m.expectDiagnosis(m.doctor()["configuration"], "fail", "refused")
 	m.write("/etc/hubd/hubd.yaml", "log: {level: info}\n")
 	m.systemctl("reload", "hubd.service")
-	m.until("the reload has worked", func() bool { return m.metric("hubd_config_last_reload_successful") == "1" })
+	m.expect("the metric of a reload", m.metric("hubd_config_last_reload_successful"), "1")
 	healthy("after a reload")
 
 	m.run("useradd", "stranger")
