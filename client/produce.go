@@ -80,6 +80,7 @@ type Producer struct {
 	lastN   uint64        // number of the latest event of the queue
 	life    life          // of the session, as the hub said when it was opened
 	passed  uint64        // greatest number that the session gave to an event that is no longer in the queue
+	owner   *conn         // the connection that owns the session; nil while there is none
 	err     error         // why it has ended
 	moved   chan struct{} // closed and replaced when any of these changes
 }
@@ -169,17 +170,25 @@ func (p *Producer) Flush(ctx context.Context) error {
 // hub closes it when nobody comes for it in time.
 func (p *Producer) Close(ctx context.Context) error {
 	err := p.Flush(ctx)
-	for err == nil {
-		err = p.client.Call(ctx, "session.close", map[string]string{"session": p.session}, nil)
-		if resumable(err) || KindOf(err) == KindPermission { // another connection is on its way to be the owner
-			select {
-			case <-time.After(pace().InitialInterval):
-				err = p.await(ctx, func() bool { return true })
-				continue
-			case <-ctx.Done():
-			}
+	for wait := pace(); err == nil; {
+		// On the connection that owns the session a refusal is final.
+		var cn *conn
+		if err = p.await(ctx, func() bool { cn = p.owner; return cn != nil }); err != nil {
+			break
 		}
-		break
+		err = p.call(ctx, cn, "session.close", map[string]string{"session": p.session}, new(struct{}))
+		if !resumable(err) {
+			break
+		}
+		pause := wait.NextBackOff()
+		if pause == backoff.Stop {
+			pause = wait.MaxInterval
+		}
+		select {
+		case <-time.After(pause):
+			err = nil
+		case <-ctx.Done():
+		}
 	}
 	if KindOf(err) == KindNotFound {
 		err = nil // it is closed already
@@ -299,6 +308,8 @@ func (p *Producer) serve(connected func()) error {
 		return failed
 	}
 	defer s.Close()
+	p.own(cn)
+	defer p.own(nil)
 	broken := make(chan error, 1)
 	go func() { broken <- p.take(s) }() // ends with the stream
 	connected()
@@ -318,6 +329,14 @@ func (p *Producer) serve(connected func()) error {
 			return err
 		}
 	}
+}
+
+// own notes which connection owns the session.
+func (p *Producer) own(cn *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.owner = cn
+	p.movedLocked()
 }
 
 // open makes this connection the owner of the session and finds out how far
@@ -345,7 +364,7 @@ func (p *Producer) open(cn *conn) error {
 	}
 	p.mu.Unlock()
 	var now life
-	if err := p.call(cn, "session.open", params, &now); err != nil {
+	if err := p.call(p.ctx, cn, "session.open", params, &now); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -391,7 +410,7 @@ func (p *Producer) publish(cn *conn, e produced) error {
 	var answer struct {
 		Seq uint64 `json:"seq"`
 	}
-	if err := p.call(cn, "session.publish", params, &answer); err != nil {
+	if err := p.call(p.ctx, cn, "session.publish", params, &answer); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -421,12 +440,12 @@ func (p *Producer) forgetLocked() {
 }
 
 // call makes a call on this very connection.
-func (p *Producer) call(cn *conn, method string, params, result any) error {
+func (p *Producer) call(ctx context.Context, cn *conn, method string, params, result any) error {
 	v, err := encode(method, params)
 	if err != nil {
 		return err
 	}
-	text, failed := cn.call(p.ctx, method, v, frame.RequestOptions{})
+	text, failed := cn.call(ctx, method, v, frame.RequestOptions{})
 	if failed != nil {
 		return failed
 	}

@@ -147,16 +147,18 @@ func (t *attaching) run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if err := t.takeTerminal(info.Meta.Terminal && format == ""); err != nil {
-		return err
-	}
-	defer t.app.leave()
-	t.screen = newScreen(ctx, t.app.out, t.lineWriter(t.app.err, t.app.errTTY), t.app.outTTY)
+	t.raw = !t.noStdin && t.app.inTTY && (t.app.outTTY || t.interactive)
+	t.rawOut = !t.raw && t.app.outTTY && info.Meta.Terminal && format == ""
+	out := styled(t.app.out)
+	t.screen = newScreen(ctx, out, t.lineWriter(styled(t.app.err), t.app.errTTY), t.app.outTTY)
 	t.screen.width = t.width
+	t.takeTerminal(ctx)
+	defer t.app.leave()
 	t.prompts = &promptList{t: t, client: c, ctx: ctx, keys: t.interactive && t.raw, mine: map[string]bool{}, told: map[string]bool{}}
-	events := &eventPrinter{
-		w: t.lineWriter(t.app.out, t.app.outTTY), screen: t.screen, prompts: t.prompts,
-		terminal: info.Meta.Terminal, past: info.Seq,
+	lines := t.lineWriter(out, t.app.outTTY)
+	events := &eventPrinter{w: lines, screen: t.screen, prompts: t.prompts, terminal: info.Meta.Terminal, past: info.Seq}
+	if t.app.outTTY {
+		events.w = &visible{w: lines}
 	}
 	t.name = t.clientName()
 	opts := &client.AttachOptions{
@@ -186,7 +188,7 @@ func (t *attaching) run(ctx context.Context) error {
 		defer stop()
 	}
 	values := t.app.printer(format)
-	values.w = events.w
+	values.w = lines
 	for e, err := range c.Attach(ctx, t.session, opts) {
 		if err != nil {
 			t.leaveScreen(events)
@@ -199,6 +201,10 @@ func (t *attaching) run(ctx context.Context) error {
 			}
 			return events.print(e)
 		})
+		if errors.Is(err, errScreenLeft) {
+			t.leaveScreen(events)
+			return t.endError(ctx, ctx.Err())
+		}
 		if err != nil {
 			return err
 		}
@@ -221,7 +227,7 @@ func (t *attaching) startKeyboard(ctx context.Context, cancel context.CancelCaus
 		return
 	}
 	k := &keyboard{t: t, ctx: ctx, cancel: cancel}
-	t.commands = &commandLine{t: t, client: t.client, cancel: cancel, out: t.app.out}
+	t.commands = &commandLine{t: t, client: t.client, cancel: cancel, out: holder{t.screen}}
 	if t.raw {
 		k.filter.keys = t.keys
 		if len(t.command) > 0 && t.app.outTTY {
@@ -229,16 +235,15 @@ func (t *attaching) startKeyboard(ctx context.Context, cancel context.CancelCaus
 		}
 	}
 	if t.interactive {
-		go t.sender.run(ctx, t.client) // ends with ctx or the end of stdin
+		t.app.spawn(func() { t.sender.run(ctx, t.client) }) // ends with ctx or the end of stdin
 	}
-	go k.read() // ends with stdin or with the program
+	t.app.spawn(k.read) // ends with stdin or with the program
 }
 
 // leaveScreen ends the output: the last line, and what the session's program
 // has done to the terminal.
 func (t *attaching) leaveScreen(events *eventPrinter) {
-	_ = t.screen.show(events.flush) // a terminal that is gone is told of elsewhere
-	t.screen.leave()
+	t.screen.leave(events.flush)
 }
 
 // clientName is how other followers see this one.
@@ -252,7 +257,7 @@ func (t *attaching) clientName() string {
 
 // width returns the columns of the terminal.
 func (t *attaching) width() int {
-	if out, ok := t.app.out.(*os.File); ok {
+	if out, ok := fileOf(t.app.out); ok {
 		if cols, _, err := term.GetSize(int(out.Fd())); err == nil && cols > 0 {
 			return cols
 		}
@@ -263,7 +268,7 @@ func (t *attaching) width() int {
 // bell says that a key means nothing here.
 func (t *attaching) bell() {
 	if t.app.errTTY {
-		fmt.Fprint(t.app.err, "\a")
+		fmt.Fprint(styled(t.app.err), "\a")
 	}
 }
 
@@ -328,29 +333,35 @@ func resumedText(r client.Resumed) string {
 	return fmt.Sprintf("back after %v; %d events came meanwhile", away, r.Behind)
 }
 
-// takeTerminal switches the terminal to raw mode, when there is one to read
-// from: keys come one by one, Ctrl-C among them, and output passes as it is.
-// Where stdin is not read, and the session is a program on a terminal, that is
-// so for the output alone. app.leave switches it back.
-func (t *attaching) takeTerminal(program bool) error {
-	stdin, ok := t.app.in.(*os.File)
-	if t.noStdin || !t.app.inTTY || !ok {
-		if out, ok := t.app.out.(*os.File); ok && t.app.outTTY && program {
-			if undo, err := passOutput(int(out.Fd())); err == nil {
-				t.app.keep(undo)
-				t.rawOut = true
-			}
+// takeTerminal switches the terminal to raw mode where stdin and stdout are
+// one, or -i says so: keys come one by one, Ctrl-C among them, and output passes
+// as it is. Where stdin is not read, and the session is a program on a terminal,
+// that is so for the output alone. app.leave switches it back.
+func (t *attaching) takeTerminal(ctx context.Context) {
+	own := &ownTerminal{
+		stop:   t.screen.suspend,
+		resume: func() { t.screen.resume(); t.askRedraw(ctx) },
+		end:    func() { t.screen.leave(nil) },
+	}
+	stdin, isFile := t.app.in.(*os.File)
+	t.raw = t.raw && isFile
+	switch {
+	case t.raw:
+		own.fd, own.change = int(stdin.Fd()), rawMode
+		if !t.app.outTTY { // what reads our output may write to this terminal
+			own.change = rawInput
 		}
-		return nil
+		t.app.in = keyReader{stdin}
+	case t.rawOut:
+		out, ok := fileOf(t.app.out)
+		if !ok {
+			return
+		}
+		own.fd, own.change = int(out.Fd()), passOutput
+	default:
+		return
 	}
-	fd := int(stdin.Fd())
-	state, err := term.MakeRaw(fd)
-	if err != nil {
-		return fmt.Errorf("cannot take the terminal: %w", err)
-	}
-	t.app.keep(func() { _ = term.Restore(fd, state) }) // a terminal that is gone needs no state
-	t.raw = true
-	return nil
+	t.app.takeTerminal(own)
 }
 
 // lineWriter is w, with CR before each LF where a terminal in raw mode needs that.
@@ -387,14 +398,14 @@ const sendLimit = 10 * time.Second
 
 // watchSize tells the session the size of the terminal, now and when it changes.
 func (t *attaching) watchSize(ctx context.Context, c *client.Client) (stop func()) {
-	out, ok := t.app.out.(*os.File)
+	out, ok := fileOf(t.app.out)
 	if !ok || !t.app.outTTY {
 		return func() {}
 	}
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, sizeSignals...)
 	ctx, cancel := context.WithCancel(ctx)
-	go func() { // ends with stop
+	t.app.spawn(func() { // ends with stop
 		for {
 			if cols, rows, err := term.GetSize(int(out.Fd())); err == nil {
 				limited, done := context.WithTimeout(ctx, sendLimit)
@@ -407,7 +418,7 @@ func (t *attaching) watchSize(ctx context.Context, c *client.Client) (stop func(
 				return
 			}
 		}
-	}()
+	})
 	return func() {
 		signal.Stop(changed)
 		cancel()
@@ -417,7 +428,7 @@ func (t *attaching) watchSize(ctx context.Context, c *client.Client) (stop func(
 // askRedraw tells the session the size of the terminal, which makes a
 // full-screen program draw anew.
 func (t *attaching) askRedraw(ctx context.Context) {
-	out, ok := t.app.out.(*os.File)
+	out, ok := fileOf(t.app.out)
 	if !ok || !t.app.outTTY || !t.raw || !t.interactive {
 		return
 	}
@@ -425,9 +436,9 @@ func (t *attaching) askRedraw(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	go func() { // ends with the call
+	t.app.spawn(func() { // ends with the call
 		ctx, cancel := context.WithTimeout(ctx, sendLimit)
 		defer cancel()
 		_ = t.client.Resize(ctx, t.session, cols, rows) // a session that has no use for it says so: no matter
-	}()
+	})
 }

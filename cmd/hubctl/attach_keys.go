@@ -145,7 +145,7 @@ func (k *keyboard) openLine() {
 	k.mu.Lock()
 	k.line = line
 	k.mu.Unlock()
-	go func() { // ends with the command line
+	k.t.app.spawn(func() { // ends with the command line
 		literal := k.t.commands.run(k.ctx, line)
 		line.close()
 		// The reader of the keyboard waits until the line is gone, so this is in
@@ -159,7 +159,7 @@ func (k *keyboard) openLine() {
 		k.mu.Lock()
 		k.line = nil
 		k.mu.Unlock()
-	}()
+	})
 }
 
 // sender sends what was typed, in order, without holding the keyboard up. What

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -23,8 +22,10 @@ type commandLine struct {
 	client *client.Client
 	cancel context.CancelCauseFunc
 	out    io.Writer // the terminal, in raw mode
-	editor *term.Terminal
-	input  *switchReader
+
+	editor  *term.Terminal // of the line that is open
+	text    io.Writer      // the same, for text of others
+	history term.History   // of all lines; nil before the first
 }
 
 const linePrompt = "hubd> "
@@ -43,10 +44,6 @@ An empty line or Ctrl-D goes back to the session. Tab completes, Ctrl-C ends a
 command.
 `
 
-// switchReader lets one line editor, with its history, read from one input
-// after the other.
-type switchReader struct{ io.Reader }
-
 // run has the screen until the line is left. It reports whether the key that
 // opens the command line is to be sent to the session.
 func (l *commandLine) run(ctx context.Context, in *lineInput) (literal bool) {
@@ -59,16 +56,19 @@ func (l *commandLine) run(ctx context.Context, in *lineInput) (literal bool) {
 	}()
 	stop := context.AfterFunc(ctx, in.close)
 	defer stop()
-	if l.editor == nil {
-		l.input = &switchReader{}
-		l.editor = term.NewTerminal(struct {
-			io.Reader
-			io.Writer
-		}{l.input, l.out}, linePrompt)
-		l.editor.AutoCompleteCallback = l.complete
+	// A new editor each time: one that was left in the middle of a line, or with
+	// Ctrl-D, goes on there.
+	l.editor = term.NewTerminal(struct {
+		io.Reader
+		io.Writer
+	}{in, l.out}, linePrompt)
+	l.editor.AutoCompleteCallback = l.complete
+	l.text = &visible{w: l.editor}
+	if l.history != nil {
+		l.editor.History = l.history
 	}
-	l.input.Reader = in
-	if out, ok := l.t.app.out.(*os.File); ok {
+	l.history = l.editor.History
+	if out, ok := fileOf(l.t.app.out); ok {
 		if cols, rows, err := term.GetSize(int(out.Fd())); err == nil && cols > 0 {
 			_ = l.editor.SetSize(cols, rows) // it draws anew: what a terminal that is gone does not take is of no use
 		}
@@ -90,7 +90,7 @@ func (l *commandLine) run(ctx context.Context, in *lineInput) (literal bool) {
 			}
 			return literal
 		case problem != nil:
-			fmt.Fprintf(l.editor, "hubctl: %s\n", problem)
+			fmt.Fprintf(l.text, "hubctl: %s\n", problem)
 			continue
 		}
 		command, cancel := context.WithCancel(ctx)
@@ -108,7 +108,7 @@ func (l *commandLine) run(ctx context.Context, in *lineInput) (literal bool) {
 func (l *commandLine) execute(ctx context.Context, words []string) error {
 	switch words[0] {
 	case "help", "?":
-		fmt.Fprint(l.editor, lineHelp)
+		fmt.Fprint(l.text, lineHelp)
 		return nil
 	case "detach", "quit", "exit":
 		l.cancel(errDetached)
@@ -132,7 +132,7 @@ func (l *commandLine) execute(ctx context.Context, words []string) error {
 	root.SetArgs(words)
 	err := root.ExecuteContext(ctx)
 	if ctx.Err() != nil {
-		fmt.Fprintln(l.editor, "hubctl: cancelled")
+		fmt.Fprintln(l.text, "hubctl: cancelled")
 		return nil
 	}
 	sub.report(ctx, err)
@@ -150,7 +150,7 @@ func (l *commandLine) report(ctx context.Context, err error) error {
 func (l *commandLine) app() *app {
 	con := l.t.app.console
 	con.in, con.inTTY = strings.NewReader(""), false
-	con.out, con.err = l.editor, l.editor
+	con.out, con.err = l.text, l.text
 	return &app{console: con, socket: l.t.app.socket, color: l.t.app.color, client: l.client, shared: true}
 }
 
@@ -190,9 +190,9 @@ func (l *commandLine) who(ctx context.Context) error {
 		return err
 	}
 	if info.Owner == nil {
-		fmt.Fprintf(l.editor, "session %s, without an owner, %d events\n", oneLine(l.t.session), info.Seq)
+		fmt.Fprintf(l.text, "session %s, without an owner, %d events\n", oneLine(l.t.session), info.Seq)
 	} else {
-		fmt.Fprintf(l.editor, "session %s, owned by process %d (%s), %d events\n", oneLine(l.t.session), info.Owner.Peer.PID, oneLine(info.Owner.Protocol), info.Seq)
+		fmt.Fprintf(l.text, "session %s, owned by process %d (%s), %d events\n", oneLine(l.t.session), info.Owner.Peer.PID, oneLine(info.Owner.Protocol), info.Seq)
 	}
 	for _, f := range info.Followers {
 		here := ""
@@ -207,7 +207,7 @@ func (l *commandLine) who(ctx context.Context) error {
 		if f.Dropped > 0 {
 			behind += fmt.Sprintf(", %d lost", f.Dropped)
 		}
-		fmt.Fprintf(l.editor, "  %-20s %-11s %-9s for %v%s%s\n", oneLine(f.ClientID), oneLine(f.Mode), oneLine(f.Protocol), since, behind, here)
+		fmt.Fprintf(l.text, "  %-20s %-11s %-9s for %v%s%s\n", oneLine(f.ClientID), oneLine(f.Mode), oneLine(f.Protocol), since, behind, here)
 	}
 	return nil
 }
@@ -240,7 +240,7 @@ func (l *commandLine) answer(ctx context.Context, words []string) error {
 		l.t.prompts.knows(id, false)
 		return err
 	}
-	fmt.Fprintf(l.editor, "answered: %s\n", answer)
+	fmt.Fprintf(l.text, "answered: %s\n", answer)
 	return nil
 }
 
@@ -268,7 +268,7 @@ func (l *commandLine) complete(line string, pos int, key rune) (newLine string, 
 	_ = root.Execute() // without an answer there is nothing to complete
 	var found []string
 	for c := range strings.SplitSeq(out.String(), "\n") {
-		if strings.HasPrefix(c, last) && c != "" && !strings.HasPrefix(c, ":") && c != "publish" {
+		if strings.HasPrefix(c, last) && c != "" && c == oneLine(c) && !strings.HasPrefix(c, ":") && c != "publish" {
 			found = append(found, c)
 		}
 	}

@@ -175,11 +175,11 @@ func (l *promptList) key(c byte) bool {
 	id := p.toolID
 	l.mine[id] = true
 	l.mu.Unlock()
-	go func() { // ends with the answer
+	l.t.app.spawn(func() { // ends with the answer
 		if err := l.respond(l.ctx, id, answer); err != nil && l.ctx.Err() == nil {
 			l.t.screen.notice("the answer was not taken: %s", messageOf(err))
 		}
-	}()
+	})
 	return true
 }
 

@@ -176,7 +176,7 @@ func newContextList(a *app) *cobra.Command {
 				}
 				rows = append(rows, []string{mark, name, c.Contexts[name].Address, c.Contexts[name].TokenFile})
 			}
-			_, err = a.out.Write(appendGrid(nil, []string{"", "NAME", "ADDRESS", "TOKEN FILE"}, rows, a.coloured(), a.width()))
+			_, err = styled(a.out).Write(appendGrid(nil, []string{"", "NAME", "ADDRESS", "TOKEN FILE"}, rows, a.coloured(), a.width()))
 			return err
 		},
 	}

@@ -40,7 +40,7 @@ func newDescribe(a *app) *cobra.Command {
 			if err := json.Unmarshal(text, &m); err != nil {
 				return fmt.Errorf("the hub's description is of another form: %w", err)
 			}
-			_, err = a.out.Write(a.appendDescription(nil, m))
+			_, err = styled(a.out).Write(a.appendDescription(nil, m))
 			return err
 		},
 	}

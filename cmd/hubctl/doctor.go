@@ -63,7 +63,7 @@ Exits with 0 when nothing is broken; warnings are no failure.`,
 				if err := a.printer(f).list(text); err != nil {
 					return err
 				}
-			} else if _, err := a.out.Write(a.findingsText(findings)); err != nil {
+			} else if _, err := styled(a.out).Write(a.findingsText(findings)); err != nil {
 				return err
 			}
 			for _, f := range findings {

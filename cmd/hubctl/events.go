@@ -11,10 +11,11 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-// eventPrinter writes the events of a session for people. What a program
-// rendered for terminals is written as it is, escape sequences included.
+// eventPrinter writes the events of a session for people. What a program wrote
+// to a terminal of its own is written as it is, escape sequences included; all
+// else anybody may have published, and is text.
 type eventPrinter struct {
-	w        io.Writer // the screen, line by line
+	w        io.Writer // the screen, line by line; a terminal shows control characters of text
 	screen   *screen
 	prompts  *promptList
 	terminal bool   // the session is a program on a terminal

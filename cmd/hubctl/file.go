@@ -126,7 +126,7 @@ func (a *app) listFiles(ctx context.Context, params map[string]any, long bool) e
 	}
 	switch {
 	case rows != nil:
-		_, err := a.out.Write(appendGrid(nil, []string{"SIZE", "CHANGED", "PATH"}, rows, a.coloured(), a.width()))
+		_, err := styled(a.out).Write(appendGrid(nil, []string{"SIZE", "CHANGED", "PATH"}, rows, a.coloured(), a.width()))
 		return err
 	case format == formatJSON || format == formatYAML:
 		list, err := json.Marshal(all)

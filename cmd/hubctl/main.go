@@ -38,12 +38,28 @@ func standard() console {
 	if os.Getenv(detachedEnv) != "" {
 		stderr = reportFile()
 	}
-	return console{
+	con := console{
 		in: os.Stdin, out: os.Stdout, err: stderr,
 		inTTY:  term.IsTerminal(int(os.Stdin.Fd())),
 		outTTY: term.IsTerminal(int(os.Stdout.Fd())),
 		errTTY: term.IsTerminal(int(stderr.Fd())),
 		getenv: os.Getenv,
+	}
+	if con.outTTY {
+		con.out = &visible{w: os.Stdout}
+	}
+	if con.errTTY {
+		con.err = &visible{w: stderr}
+	}
+	return con
+}
+
+// flush writes what the writers for terminals have held back.
+func (c *console) flush() {
+	for _, w := range []io.Writer{c.out, c.err} {
+		if v, ok := w.(*visible); ok {
+			v.flush()
+		}
 	}
 }
 
@@ -79,6 +95,7 @@ func run(args []string, con console) int {
 			cancel(errInterrupted)
 		}
 	}()
+	defer a.leaveOnPanic()
 	root := newRoot(a)
 	root.SetArgs(args)
 	if isCompletion(args) {
@@ -92,6 +109,7 @@ func run(args []string, con console) int {
 		a.client.Close()
 	}
 	a.leave()
+	defer a.flush()
 	return a.report(ctx, err)
 }
 
@@ -118,3 +136,19 @@ func (o *onLeave) leave() {
 }
 
 func (o *onLeave) keep(undo func()) { o.undo.Store(&undo) }
+
+// spawn runs f in a goroutine whose panic, too, leaves the terminal as it was.
+func (o *onLeave) spawn(f func()) {
+	go func() {
+		defer o.leaveOnPanic()
+		f()
+	}()
+}
+
+// leaveOnPanic is deferred. It lets the panic go on.
+func (o *onLeave) leaveOnPanic() {
+	if r := recover(); r != nil {
+		o.leave()
+		panic(r)
+	}
+}

@@ -76,7 +76,7 @@ func newMethods(a *app) *cobra.Command {
 			if f := a.formatOr(formatTable); f != formatTable {
 				return a.printer(f).list(text)
 			}
-			_, err = a.out.Write(methodsTable(list, a.width(), a.coloured()))
+			_, err = styled(a.out).Write(methodsTable(list, a.width(), a.coloured()))
 			return err
 		},
 	}

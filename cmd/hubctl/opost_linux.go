@@ -16,3 +16,22 @@ func passOutput(fd int) (undo func(), err error) {
 	}
 	return func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, was) }, nil
 }
+
+// rawInput makes a terminal give every key as it is pressed; its output keeps
+// its mode.
+func rawInput(fd int) (undo func(), err error) {
+	was, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return nil, err
+	}
+	undo, err = rawMode(fd)
+	if err != nil {
+		return nil, err
+	}
+	mode, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return undo, nil
+	}
+	mode.Oflag = was.Oflag
+	return undo, unix.IoctlSetTermios(fd, unix.TCSETS, mode)
+}

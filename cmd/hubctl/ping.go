@@ -122,7 +122,7 @@ func (p *pinging) summary(sent int, took []time.Duration) {
 		return fmt.Sprintf("%.3f", milliseconds(took[min(len(took)-1, int(q*float64(len(took))))]))
 	}
 	mean := fmt.Sprintf("%.3f", milliseconds(sum/time.Duration(len(took))))
-	fmt.Fprintf(p.app.out, "%s", appendGrid(nil, []string{"MIN", "MEAN", "P50", "P90", "P99", "MAX", ""},
+	fmt.Fprintf(styled(p.app.out), "%s", appendGrid(nil, []string{"MIN", "MEAN", "P50", "P90", "P99", "MAX", ""},
 		[][]string{{at(0), mean, at(0.5), at(0.9), at(0.99), at(1), "ms"}}, p.app.coloured(), 0))
 }
 

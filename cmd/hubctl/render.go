@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 
@@ -54,7 +53,7 @@ func (a *app) coloured() bool {
 
 // width returns the columns of the terminal that stdout is, 0 for no terminal.
 func (a *app) width() int {
-	f, ok := a.out.(*os.File)
+	f, ok := fileOf(a.out)
 	if !ok || !a.outTTY {
 		return 0
 	}
@@ -69,6 +68,7 @@ func (a *app) width() int {
 // a reader of a stream never waits for half a value.
 type printer struct {
 	w      io.Writer
+	tty    bool // w is a terminal: values must not control it
 	format string
 	color  bool
 	width  int // of the terminal for tables; 0: no limit
@@ -77,7 +77,7 @@ type printer struct {
 }
 
 func (a *app) printer(format string) *printer {
-	return &printer{w: a.out, format: format, color: a.coloured(), width: a.width()}
+	return &printer{w: styled(a.out), tty: a.outTTY, format: format, color: a.coloured(), width: a.width()}
 }
 
 // print writes one value, which must be JSON text.
@@ -87,6 +87,9 @@ func (p *printer) print(text json.RawMessage) error {
 		return fmt.Errorf("the hub sent what is not JSON: %w", err)
 	}
 	raw, _ := v.Raw()
+	if p.tty && p.format != formatYAML {
+		raw = appendVisible(nil, raw)
+	}
 	p.buf = p.buf[:0]
 	switch p.format {
 	case formatJSON:
@@ -102,8 +105,14 @@ func (p *printer) print(text json.RawMessage) error {
 			p.buf = append(p.buf, "---\n"...)
 		}
 		p.buf = appendYAML(p.buf, v)
+		if p.tty {
+			p.buf = appendVisible(nil, p.buf)
+		}
 	case formatRaw:
 		if s, err := v.AsString(); err == nil {
+			if p.tty {
+				s = visibleText(s)
+			}
 			p.buf = append(p.buf, s...)
 		} else {
 			p.buf = append(p.buf, raw...)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -33,7 +34,10 @@ type running struct {
 	size    string
 
 	initial  *pty.Winsize
+	keys     bool         // -i
 	back     atomic.Int64 // when the connection to the hub was last made again
+	unread   atomic.Bool  // nobody reads stdout any more
+	screen   *screen
 	program  *program
 	producer *client.Producer
 }
@@ -50,7 +54,7 @@ with the program's status.
 
 With -d the program is detached: hubctl returns as soon as it runs, and closing
 this terminal does not end it. Without -d, what is typed here goes to the
-program, too.
+program, too, where stdin and stdout are the terminal, or with -i.
 
 A restart of the hub does no harm: the program goes on, and what it writes
 meanwhile is published when the hub is back (up to 8 MiB; beyond that it waits,
@@ -73,6 +77,7 @@ for a minute at most, and then output is dropped and the followers are told).`,
 	flags.SetInterspersed(false) // what follows COMMAND is its own
 	flags.StringVarP(&r.session, "session", "s", "", "`name` of the session; without it that of the command")
 	flags.BoolVarP(&r.detach, "detach", "d", false, "let the program run without this terminal")
+	flags.BoolVarP(&r.keys, "interactive", "i", false, "take the keyboard, though stdout is not the terminal")
 	flags.StringVar(&r.title, "title", "", "`text` shown with the session; without it, the command line")
 	flags.IntVar(&r.ring, "ring", 4096, "show newcomers the latest `N` pieces of output, within 4 MiB")
 	flags.StringVar(&r.size, "size", "", "start at `COLSxROWS`; without it, the size of this terminal, or 80x24")
@@ -114,6 +119,8 @@ func (r *running) run(ctx context.Context, args []string) error {
 	if err := r.check(args); err != nil {
 		return err
 	}
+	// A pipe without a reader is an error of Write.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	inside := r.app.getenv(detachedEnv) != "" // this is the process without terminal
 	if r.detach && !inside {
 		return r.app.runDetached(r.session, r.initial)
@@ -130,31 +137,35 @@ func (r *running) run(ctx context.Context, args []string) error {
 		OnInput:  input.take,
 		OnResume: func(time.Duration) { r.back.Store(time.Now().UnixNano()) },
 	})
+	if kind := client.KindOf(err); kind == client.KindConflict || kind == client.KindPermission {
+		err = hintedError{err, fmt.Sprintf(`look at it with "hubctl attach %s", or choose another --session`, r.session)}
+	}
 	if err != nil {
-		if client.KindOf(err) == client.KindConflict {
-			err = hintedError{err, fmt.Sprintf(`look at it with "hubctl attach %s", or choose another --session`, r.session)}
-		}
 		return err
 	}
-	// From here on a signal is for the program, and so ends nothing but that.
-	ctx = context.WithoutCancel(ctx)
 	r.program, err = startProgram(args, r.session, r.initial)
 	if err != nil {
 		_ = r.endSession(ctx, time.Second) // it ends with the connection otherwise
 		return notRunnable(args[0], err)
 	}
+	// While the program runs a signal is for it; then it ends hubctl, as ever.
 	r.app.divert(r.program.signal)
 	defer r.app.divert(nil)
+	r.app.spawn(func() {
+		<-r.program.done
+		r.app.divert(nil)
+	})
+	r.screen = newScreen(context.WithoutCancel(ctx), styled(r.app.out), &crlfWriter{w: styled(r.app.err)}, r.app.outTTY)
 	defer forwardSignals(r.program)()
 	defer r.app.leave()
 	if inside {
 		r.app.started()
-	} else if err := r.shareTerminal(); err != nil {
-		r.program.signal(syscall.SIGHUP)
-		return err
+	} else {
+		r.shareTerminal()
 	}
-	go input.run(r)
+	r.app.spawn(func() { input.run(r) })
 	status := r.pump(ctx)
+	r.screen.leave(nil)
 	r.app.leave()
 	return r.finish(ctx, status, inside)
 }
@@ -186,7 +197,7 @@ func (r *running) check(args []string) error {
 			return usageError{fmt.Sprintf("--size %s: no size such as 80x24", size), ""}
 		}
 		r.initial.Cols, r.initial.Rows = uint16(c), uint16(l)
-	} else if out, ok := r.app.out.(*os.File); ok && r.app.outTTY {
+	} else if out, ok := fileOf(r.app.out); ok && r.app.outTTY {
 		if cols, rows, err := term.GetSize(int(out.Fd())); err == nil && cols > 0 && rows > 0 {
 			r.initial.Cols, r.initial.Rows = uint16(cols), uint16(rows)
 		}
@@ -213,17 +224,17 @@ func (r *running) pump(ctx context.Context) exitStatus {
 	output := newChunker()
 	show := func([]byte) {}
 	if r.app.getenv(detachedEnv) == "" {
-		show = func(p []byte) { _, _ = r.app.out.Write(p) } // a terminal that is gone: the program is told by SIGHUP
+		show = r.show
 	}
-	go func() { // ends with the terminal of the program
+	r.app.spawn(func() { // ends with the terminal of the program
 		r.program.read(func(p []byte) {
 			show(p)
 			output.write(p)
 		})
 		output.end()
-	}()
+	})
 	o := outlet{producer: r.producer}
-	go func() { // ends with this function, or before
+	r.app.spawn(func() { // ends with this function, or before
 		select {
 		case <-r.producer.Done():
 		case <-r.program.done:
@@ -234,7 +245,7 @@ func (r *running) pump(ctx context.Context) exitStatus {
 		} else {
 			r.notice("the session is gone: %s", messageOf(r.producer.Err()))
 		}
-	}()
+	})
 	o.publish(ctx, map[string]any{"type": "resize", "cols": r.initial.Cols, "rows": r.initial.Rows})
 	for piece := output.next(); piece != nil; piece = output.next() {
 		o.chunk(ctx, piece)
@@ -246,6 +257,15 @@ func (r *running) pump(ctx context.Context) exitStatus {
 	}
 	o.publish(ctx, exit)
 	return status
+}
+
+// show shows the output of the program here. Once nobody reads it the program
+// is told as if its terminal were gone.
+func (r *running) show(p []byte) {
+	err := r.screen.show(func() error { return r.screen.terminal(p, false) })
+	if errors.Is(err, syscall.EPIPE) && r.unread.CompareAndSwap(false, true) {
+		r.program.signal(syscall.SIGHUP)
+	}
 }
 
 // How long the end of a program waits for a hub that is away.
@@ -261,15 +281,15 @@ const (
 // finish closes the session of a program that has ended.
 func (r *running) finish(ctx context.Context, status exitStatus, detached bool) error {
 	// Followers that are on their way back, too, shall see the end.
-	time.Sleep(time.Until(time.Unix(0, r.back.Load()).Add(comeBack)))
+	select {
+	case <-time.After(time.Until(time.Unix(0, r.back.Load()).Add(comeBack))):
+	case <-ctx.Done():
+	}
 	limit := lastWait
 	if detached {
 		limit = lastWaitDetached
 	}
 	err := r.endSession(ctx, limit)
-	if client.KindOf(err) == client.KindPermission {
-		return status // a session of the hub itself, which stays; all output has reached it
-	}
 	if err != nil && r.producer.Err() == nil {
 		r.notice("the end of the output did not reach the hub: %s", messageOf(err))
 	}
@@ -283,8 +303,7 @@ func (r *running) endSession(ctx context.Context, limit time.Duration) error {
 }
 
 func (r *running) notice(format string, args ...any) {
-	text := oneLine(fmt.Sprintf(format, args...))
-	fmt.Fprintf(&crlfWriter{w: r.app.err}, "hubctl: %s\n", text)
+	r.screen.notice(format, args...)
 }
 
 // outlet publishes for a program. It never holds the program up for longer

@@ -65,7 +65,7 @@ const startedWord = "\x00started"
 // started tells the parent that all is well. Nobody listens from then on.
 func (a *app) started() {
 	fmt.Fprint(a.err, startedWord)
-	if f, ok := a.err.(*os.File); ok {
+	if f, ok := fileOf(a.err); ok {
 		f.Close()
 	}
 	a.err = io.Discard

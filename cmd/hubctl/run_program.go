@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -177,36 +178,37 @@ func forwardSignals(p *program) (stop func()) {
 
 // shareTerminal lets the terminal of hubctl be one of those of the program:
 // what is typed goes there, and its size counts when it changes.
-func (r *running) shareTerminal() error {
-	stdin, ok := r.app.in.(*os.File)
-	if !ok || !r.app.inTTY {
-		return nil
+func (r *running) shareTerminal() {
+	stdin, isFile := r.app.in.(*os.File)
+	own := &ownTerminal{
+		stop:   r.screen.suspend,
+		resume: func() { r.screen.resume(); r.program.redraw() },
+		end:    func() { r.screen.leave(nil) },
+		spares: map[os.Signal]bool{syscall.SIGQUIT: true}, // see forwardSignals
 	}
-	fd := int(stdin.Fd())
-	state, err := term.MakeRaw(fd)
-	if err != nil {
-		return err
+	out, outFile := fileOf(r.app.out)
+	keyboard := isFile && r.app.inTTY && (r.app.outTTY || r.keys)
+	switch {
+	case keyboard && r.app.outTTY:
+		own.fd, own.change = int(stdin.Fd()), rawMode
+	case keyboard:
+		own.fd, own.change = int(stdin.Fd()), rawInput
+	case outFile && r.app.outTTY:
+		own.fd, own.change = int(out.Fd()), passOutput
+	default:
+		return
 	}
-	r.app.keep(func() { _ = term.Restore(fd, state) })
-	go func() { // ends with stdin or with hubctl
-		buf := make([]byte, 4096)
-		for {
-			n, err := stdin.Read(buf)
-			if n > 0 {
-				_, _ = r.program.pty.Write(buf[:n]) // a program that has ended takes no more
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
+	r.app.takeTerminal(own)
+	if keyboard {
+		r.app.spawn(func() { r.typed(keyReader{stdin}) })
+	}
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, sizeSignals...)
-	go func() { // ends with the program
+	r.app.spawn(func() { // ends with the program
 		for {
 			select {
 			case <-changed:
-				if cols, rows, err := term.GetSize(fd); err == nil && cols > 0 && rows > 0 {
+				if cols, rows, err := term.GetSize(own.fd); err == nil && cols > 0 && rows > 0 {
 					r.resize(uint16(cols), uint16(rows))
 				}
 			case <-r.program.done:
@@ -214,8 +216,21 @@ func (r *running) shareTerminal() error {
 				return
 			}
 		}
-	}()
-	return nil
+	})
+}
+
+// typed hands what is typed here to the program. It ends with stdin or with hubctl.
+func (r *running) typed(keys io.Reader) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := keys.Read(buf)
+		if n > 0 {
+			_, _ = r.program.pty.Write(buf[:n]) // a program that has ended takes no more
+		}
+		if err != nil {
+			return
+		}
+	}
 }
 
 // resize gives the program's terminal a size; followers are told.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -10,26 +11,31 @@ import (
 // screen is what an attachment writes to: the session's output, and talk. While
 // the command line is open it has the terminal for itself: output waits, and
 // with it, in the hub, the session's further events; talk is kept for later.
+// Once it is left, or ctx has ended, nothing of the session is written any more.
 type screen struct {
-	mu    sync.Mutex
-	freed sync.Cond // of mu: held or over has changed
-	held  bool
-	over  bool     // nothing is held any more
-	later []string // talk
-	modes termModes
-	tty   bool       // out is a terminal, whose modes are followed
-	width func() int // of that terminal
+	ctx     context.Context
+	mu      sync.Mutex
+	freed   sync.Cond // of mu: held, stopped or left has changed, or ctx has ended
+	held    bool      // by the command line
+	stopped bool      // the process is, or will be in a moment
+	left    bool
+	later   []string // talk
+	modes   termModes
+	tty     bool       // out is a terminal, whose modes are followed
+	width   func() int // of that terminal
 
 	out, err io.Writer
 }
 
+// errScreenLeft is what show returns when it has written nothing.
+var errScreenLeft = errors.New("the screen is left")
+
 func newScreen(ctx context.Context, out, err io.Writer, tty bool) *screen {
-	s := &screen{out: out, err: err, tty: tty}
+	s := &screen{ctx: ctx, out: out, err: err, tty: tty}
 	s.freed.L = &s.mu
 	context.AfterFunc(ctx, func() {
 		s.mu.Lock()
-		s.over = true
-		s.mu.Unlock()
+		defer s.mu.Unlock()
 		s.freed.Broadcast()
 	})
 	return s
@@ -39,8 +45,11 @@ func newScreen(ctx context.Context, out, err io.Writer, tty bool) *screen {
 func (s *screen) show(f func() error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.held && !s.over {
+	for (s.held || s.stopped) && !s.left && s.ctx.Err() == nil {
 		s.freed.Wait()
+	}
+	if s.left || s.ctx.Err() != nil {
+		return errScreenLeft
 	}
 	return f()
 }
@@ -60,7 +69,7 @@ func (s *screen) notice(format string, args ...any) {
 	text := oneLine(fmt.Sprintf(format, args...))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held && !s.over {
+	if s.held && !s.left {
 		s.later = append(s.later, text)
 		return
 	}
@@ -72,12 +81,13 @@ func (s *screen) notice(format string, args ...any) {
 func (s *screen) talk(text string) { s.plain("hubctl: " + text) }
 
 func (s *screen) plain(text string) {
+	text = oneLine(text)
 	if s.held || !s.modes.fullScreen() {
 		fmt.Fprintln(s.err, text)
 		return
 	}
-	if line := []rune(text); s.width != nil && len(line) > s.width() {
-		text = string(line[:s.width()])
+	if s.width != nil {
+		text = clip(text, s.width())
 	}
 	fmt.Fprintf(s.out, "\x1b7\x1b[999;1H\x1b[0;7m%s\x1b[0m\x1b[K\x1b8", text)
 }
@@ -88,10 +98,22 @@ func (s *screen) hold() (fullScreen bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held = true
-	if s.tty {
+	if s.tty && !s.left {
 		fmt.Fprint(s.out, s.modes.reset())
 	}
 	return s.modes.fullScreen()
+}
+
+// holder is what the holder of the screen writes to.
+type holder struct{ s *screen }
+
+func (h holder) Write(p []byte) (int, error) {
+	h.s.mu.Lock()
+	defer h.s.mu.Unlock()
+	if h.s.left {
+		return len(p), nil
+	}
+	return h.s.out.Write(p)
 }
 
 // release gives it back.
@@ -99,22 +121,56 @@ func (s *screen) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held = false
-	for _, text := range s.later {
-		s.talk(text)
-	}
-	s.later = nil
-	if s.tty && !s.over {
+	s.sayLater()
+	if s.tty && !s.left && s.ctx.Err() == nil {
 		fmt.Fprint(s.out, s.modes.again())
 	}
 	s.freed.Broadcast()
 }
 
-// leave puts the terminal back to where it was before the session's program.
-func (s *screen) leave() {
+func (s *screen) sayLater() {
+	for _, text := range s.later {
+		s.talk(text)
+	}
+	s.later = nil
+}
+
+// suspend puts the terminal back before the process is stopped; resume undoes it.
+func (s *screen) suspend() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.stopped = true
+	if s.tty && !s.left {
+		fmt.Fprint(s.out, s.modes.reset())
+	}
+}
+
+func (s *screen) resume() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped && s.tty && !s.held && !s.left {
+		fmt.Fprint(s.out, s.modes.again())
+	}
+	s.stopped = false
+	s.freed.Broadcast()
+}
+
+// leave ends the output for good, and puts the terminal back to where it was
+// before the session's program. last may write the last of it.
+func (s *screen) leave(last func() error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.left {
+		return
+	}
+	if last != nil && !s.held {
+		_ = last() // a terminal that is gone is told of elsewhere
+	}
+	s.left = true
 	if s.tty {
 		fmt.Fprint(s.out, s.modes.reset())
 		s.modes = termModes{}
 	}
+	s.sayLater()
+	s.freed.Broadcast()
 }

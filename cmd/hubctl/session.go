@@ -75,7 +75,7 @@ and how long ago the last one was. Those that have ended stay for a while.`,
 			if err := json.Unmarshal(text, &list); err != nil {
 				return fmt.Errorf("the hub's list of sessions is of another form: %w", err)
 			}
-			_, err = a.out.Write(sessionsTable(list, time.Now(), a.coloured(), a.width()))
+			_, err = styled(a.out).Write(sessionsTable(list, time.Now(), a.coloured(), a.width()))
 			return err
 		},
 	}

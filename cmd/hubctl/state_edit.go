@@ -95,11 +95,11 @@ func (a *app) runEditor(ctx context.Context, file string) ([]byte, error) {
 	}
 	// The variable may hold arguments, so a shell takes it apart.
 	cmd := exec.CommandContext(ctx, "sh", "-c", editor+` "$1"`, editor, file)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.in, a.out, a.err
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.in, styled(a.out), styled(a.err)
 	if a.outTTY || a.errTTY {
 		// An editor belongs on the terminal even when stdout goes elsewhere.
 		if !a.outTTY {
-			cmd.Stdout = a.err
+			cmd.Stdout = styled(a.err)
 		}
 	}
 	if err := cmd.Run(); err != nil {

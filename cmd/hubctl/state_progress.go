@@ -83,7 +83,7 @@ func (p *progress) Write(drawn []byte) (int, error) {
 		return len(drawn), nil
 	}
 	p.shown = true
-	return p.app.err.Write(drawn)
+	return styled(p.app.err).Write(drawn)
 }
 
 // ansi reports whether the terminal can be told to clear a line.
@@ -117,7 +117,7 @@ func (p *progress) end() {
 	switch {
 	case !p.shown:
 	case p.ansi():
-		fmt.Fprint(p.app.err, "\r\x1b[K") // all of the line: a ^C that the terminal has shown there, too
+		fmt.Fprint(styled(p.app.err), "\r\x1b[K") // all of the line: a ^C that the terminal has shown there, too
 	default:
 		_ = p.bar.Clear()
 	}

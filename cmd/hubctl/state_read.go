@@ -222,7 +222,7 @@ func (a *app) printItems(page []json.RawMessage, first bool) error {
 	if first {
 		head = []string{"KEY", "REVISION", "LEFT", "VALUE"}
 	}
-	_, err := a.out.Write(appendGrid(nil, head, rows, a.coloured(), a.width()))
+	_, err := styled(a.out).Write(appendGrid(nil, head, rows, a.coloured(), a.width()))
 	return err
 }
 
@@ -292,7 +292,7 @@ func (a *app) printHistory(result json.RawMessage) error {
 		a.talk("no change of this key is remembered")
 		return nil
 	}
-	_, err := a.out.Write(appendGrid(nil, []string{"REVISION", "TYPE", "PREVIOUS", "VALUE"}, rows, a.coloured(), a.width()))
+	_, err := styled(a.out).Write(appendGrid(nil, []string{"REVISION", "TYPE", "PREVIOUS", "VALUE"}, rows, a.coloured(), a.width()))
 	return err
 }
 
@@ -339,7 +339,7 @@ func (a *app) printInfo(info, stats map[string]json.RawMessage) error {
 	for _, name := range names {
 		rows = append(rows, []string{oneLine(name), plainText(stats[name])})
 	}
-	_, err := a.out.Write(appendGrid(nil, nil, rows, false, a.width()))
+	_, err := styled(a.out).Write(appendGrid(nil, nil, rows, false, a.width()))
 	return err
 }
 

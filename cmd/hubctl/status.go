@@ -53,7 +53,7 @@ func (a *app) status(ctx context.Context, c *client.Client) error {
 	if err != nil {
 		return err
 	}
-	_, err = a.out.Write(text)
+	_, err = styled(a.out).Write(text)
 	return err
 }
 

@@ -85,13 +85,13 @@ func cellText(v rpc.Value) string {
 		var parts []string
 		for e := range v.Elements() {
 			if k := e.Kind(); k == '[' || k == '{' {
-				return string(appendCompact(nil, raw, plain))
+				return visibleText(string(appendCompact(nil, raw, plain)))
 			}
 			parts = append(parts, cellText(e))
 		}
 		return strings.Join(parts, ", ")
 	}
-	return string(appendCompact(nil, raw, plain))
+	return visibleText(string(appendCompact(nil, raw, plain)))
 }
 
 // appendGrid aligns rows in columns, head first (nil: none). In a terminal of

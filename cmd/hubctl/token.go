@@ -147,7 +147,7 @@ func newTokenList(a *app) *cobra.Command {
 			if err := decodeState(result, &list); err != nil {
 				return err
 			}
-			_, err = a.out.Write(tokenTable(list, a.coloured(), a.width()))
+			_, err = styled(a.out).Write(tokenTable(list, a.coloured(), a.width()))
 			return err
 		},
 	}

@@ -151,7 +151,7 @@ func (t *topping) show(ctx context.Context, c *client.Client, r topRound, screen
 		if err := c.Call(ctx, "hub.peers", nil, &peers); err != nil {
 			return err
 		}
-		_, err := a.out.Write(t.picture(r, peers, c.Server().Software))
+		_, err := styled(a.out).Write(t.picture(r, peers, c.Server().Software))
 		return err
 	case a.formatOr(formatTable) == formatTable:
 		_, err := fmt.Fprintln(a.out, r.line())
@@ -281,7 +281,7 @@ type topPeer struct {
 // the screen first, so that nothing flickers.
 func (t *topping) picture(r topRound, peers []topPeer, software string) []byte {
 	width, height := 80, 24
-	if f, ok := t.app.out.(*os.File); ok {
+	if f, ok := fileOf(t.app.out); ok {
 		if w, h, err := term.GetSize(int(f.Fd())); err == nil {
 			width, height = w, h
 		}
@@ -345,30 +345,31 @@ func (t *topping) picture(r topRound, peers []topPeer, software string) []byte {
 // the program.
 func (t *topping) takeScreen(quit chan struct{}) (undo func()) {
 	a := t.app
-	restore := func() {}
-	if f, ok := a.in.(*os.File); ok && a.inTTY {
-		if old, err := term.MakeRaw(int(f.Fd())); err == nil {
-			restore = func() { _ = term.Restore(int(f.Fd()), old) }
-			go func() { // ends with a key that ends top, or with the program
-				var key [1]byte
-				for {
-					n, err := f.Read(key[:])
-					if err != nil {
-						return
-					}
-					if n == 1 && (key[0] == 'q' || key[0] == 3) {
-						close(quit)
-						return
-					}
-				}
-			}()
-		}
+	screen := styled(a.out)
+	show := func() { fmt.Fprint(screen, "\x1b[?1049h\x1b[?25l") }
+	hide := func() { fmt.Fprint(screen, "\x1b[?25h\x1b[?1049l") }
+	show()
+	own := &ownTerminal{change: func(int) (func(), error) { return func() {}, nil }, stop: hide, resume: show, end: hide}
+	if out, ok := fileOf(a.out); ok {
+		own.fd = int(out.Fd())
 	}
-	fmt.Fprint(a.out, "\x1b[?1049h\x1b[?25l")
-	a.keep(func() {
-		fmt.Fprint(a.out, "\x1b[?25h\x1b[?1049l")
-		restore()
-	})
+	if f, ok := a.in.(*os.File); ok && a.inTTY {
+		own.fd, own.change = int(f.Fd()), rawMode
+		a.spawn(func() { // ends with a key that ends top, or with the program
+			var key [1]byte
+			for {
+				n, err := keyReader{f}.Read(key[:])
+				if err != nil {
+					return
+				}
+				if n == 1 && (key[0] == 'q' || key[0] == 3) {
+					close(quit)
+					return
+				}
+			}
+		})
+	}
+	a.takeTerminal(own)
 	return a.leave
 }
 

@@ -241,7 +241,7 @@ func CleanText(s string, limit int) string {
 		switch {
 		case r == utf8.RuneError:
 			part = "\uFFFD"
-		case r < 0x20 || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029':
+		case IsControl(r):
 			part = fmt.Sprintf("\\u%04x", r)
 		default:
 			part = string(r)
