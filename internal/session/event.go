@@ -73,13 +73,17 @@ const (
 	hubOnly          // what the hub alone can know
 )
 
-// sourceOf says who events of a type may come from.
-func sourceOf(eventType string) source {
-	switch eventType {
+// source says who the event may come from.
+func (d *draft) source() source {
+	switch d.typ {
 	case "shutdown", "gap", "heartbeat", "input":
 		return hubOnly
 	case "exit", "resize", "state_snapshot", "permission_request", "permission_resolved":
 		return ownerOnly
+	case "stream_chunk":
+		if d.tty { // terminals obey what is in it
+			return ownerOnly
+		}
 	}
 	return anybody
 }
@@ -90,6 +94,7 @@ type draft struct {
 	typ    string
 	traits rpc.Traits
 	hasTS  bool
+	tty    bool // it says that its bytes are for a terminal
 	kind   kind
 	toolID string    // of prompts and their ends; "" for none
 	answer string    // of a permission_resolved
@@ -117,6 +122,8 @@ func draftOf(v rpc.Value) (draft, error) {
 			d.typ, hasType = typeName(raw), true
 		case rpc.NameIs(name, "ts"):
 			d.hasTS = true
+		case rpc.NameIs(name, "tty"):
+			d.tty = d.tty || m.Kind() == 't'
 		case rpc.NameIs(name, "seq"):
 			hasSeq = true
 		case rpc.NameIs(name, "action"):

@@ -31,6 +31,8 @@ func TestEventsThatFollowersGoByAreNotForged(t *testing.T) {
 			bystander.refused("session.publish", `{"session":"build","event":`+event+`}`, rpc.CodePermissionDenied)
 			bystander.refused("session.publish", `{"session":"build","events":[`+event+`]}`, rpc.CodePermissionDenied)
 		}
+		bystander.refused("session.publish", `{"session":"build","event":{"type":"stream_chunk","chunk":"x","tty":true}}`, rpc.CodePermissionDenied)
+		bystander.refused("session.publish", `{"session":"build","event":{"tty":true,"type":"stream_chunk","chunk":"x","tty":false}}`, rpc.CodePermissionDenied)
 		bystander.want("session.publish", `{"session":"build","event":{"type":"output","rendered":"x","ts":1}}`, `{"ok":true}`)
 
 		// The prompt is still there for who may answer it.

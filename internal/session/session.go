@@ -158,7 +158,7 @@ func (s *Session) admitLocked(d *draft, by *rpc.Call) error {
 	if by == nil {
 		return nil
 	}
-	switch sourceOf(d.typ) {
+	switch d.source() {
 	case anybody:
 		return nil
 	case hubOnly:
@@ -173,7 +173,11 @@ func (s *Session) admitLocked(d *draft, by *rpc.Call) error {
 		s.owner == nil && (by.Peer == nil || by.Peer.Scopes&needs != 0):
 		return s.chargeLocked(d, by)
 	}
-	return rpc.Errorf(rpc.CodePermissionDenied, "events of type %s come from the owner of session %s alone", d.typ, s.name)
+	what := "events of type " + d.typ
+	if d.tty {
+		what += " for terminals"
+	}
+	return rpc.Errorf(rpc.CodePermissionDenied, "%s come from the owner of session %s alone", what, s.name)
 }
 
 // chargeLocked charges the caller with an event that stays until it is
