@@ -88,7 +88,7 @@ func (p *printer) print(text json.RawMessage) error {
 	}
 	raw, _ := v.Raw()
 	if p.tty && p.format != formatYAML {
-		raw = appendVisible(nil, raw)
+		raw = rpc.AppendVisible(nil, raw)
 	}
 	p.buf = p.buf[:0]
 	switch p.format {
@@ -106,7 +106,7 @@ func (p *printer) print(text json.RawMessage) error {
 		}
 		p.buf = appendYAML(p.buf, v)
 		if p.tty {
-			p.buf = appendVisible(nil, p.buf)
+			p.buf = rpc.AppendVisible(nil, p.buf)
 		}
 	case formatRaw:
 		if s, err := v.AsString(); err == nil {

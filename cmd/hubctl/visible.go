@@ -1,11 +1,9 @@
 package main
 
 import (
-	"fmt"
 	"io"
 	"os"
 	"sync"
-	"unicode/utf8"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
@@ -33,7 +31,7 @@ func (v *visible) Write(p []byte) (int, error) {
 		text = append(v.part, p...)
 	}
 	whole := len(text) - unfinished(text)
-	out := appendVisible(make([]byte, 0, len(text)+16), text[:whole])
+	out := rpc.AppendVisible(make([]byte, 0, len(text)+16), text[:whole])
 	v.part = append([]byte(nil), text[whole:]...)
 	if len(out) > 0 {
 		if _, err := v.w.Write(out); err != nil {
@@ -47,7 +45,7 @@ func (v *visible) Write(p []byte) (int, error) {
 func (v *visible) flush() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	_, _ = v.w.Write(appendVisible(nil, v.part)) // the end of a text: nobody is left to be told
+	_, _ = v.w.Write(rpc.AppendVisible(nil, v.part)) // the end of a text: nobody is left to be told
 	v.part = nil
 }
 
@@ -66,40 +64,11 @@ func fileOf(w io.Writer) (f *os.File, ok bool) {
 	return f, ok
 }
 
-// appendVisible appends text as it is to be seen on a terminal: lines and tabs
-// as they are, and other control characters, and bytes that are not UTF-8, as
-// escapes. JSON remains the same value.
-func appendVisible(dst, text []byte) []byte {
-	clean := 0 // text[clean:i] is as it is
-	for i := 0; i < len(text); {
-		if c := text[i]; c >= 0x20 && c < 0x7f || c == '\n' || c == '\t' {
-			i++
-			continue
-		}
-		r, n := utf8.DecodeRune(text[i:])
-		wrong := r == utf8.RuneError && n == 1
-		switch {
-		case !wrong && !rpc.IsControl(r), r == '\r' && i+1 < len(text) && text[i+1] == '\n':
-			i += n
-			continue
-		}
-		dst = append(dst, text[clean:i]...)
-		if wrong {
-			dst = fmt.Appendf(dst, `\x%02x`, text[i])
-		} else {
-			dst = fmt.Appendf(dst, `\u%04x`, r)
-		}
-		i += n
-		clean = i
-	}
-	return append(dst, text[clean:]...)
-}
-
-// visibleText is appendVisible for text that stands on one line.
+// visibleText is rpc.AppendVisible for text that stands on one line.
 func visibleText(s string) string {
 	for i := range len(s) {
 		if c := s[i]; c < 0x20 || c >= 0x7f {
-			return string(appendVisible(nil, []byte(s)))
+			return string(rpc.AppendVisible(nil, []byte(s)))
 		}
 	}
 	return s

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
 func TestVisible(t *testing.T) {
@@ -44,7 +46,7 @@ func TestVisible(t *testing.T) {
 func FuzzVisible(f *testing.F) {
 	f.Add([]byte("\x1b]52;c;aGk=\x07\u009b\u202e\xff"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		got := appendVisible(nil, text)
+		got := rpc.AppendVisible(nil, text)
 		if !utf8.Valid(got) || bytes.ContainsAny(got, "\x1b\x07\x7f\u0080\u009b\u009d\u202e\u2066") {
 			t.Fatalf("%q", got)
 		}
@@ -53,7 +55,7 @@ func FuzzVisible(f *testing.F) {
 			t.Fatal(err)
 		}
 		var was, is string
-		if json.Unmarshal(literal, &was) != nil || json.Unmarshal(appendVisible(nil, literal), &is) != nil || was != is {
+		if json.Unmarshal(literal, &was) != nil || json.Unmarshal(rpc.AppendVisible(nil, literal), &is) != nil || was != is {
 			t.Fatalf("%q is another value than %q", is, was)
 		}
 	})

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strconv"
@@ -34,6 +35,7 @@ func stderrCore(level zap.AtomicLevel) zapcore.Core {
 	config.MessageKey, config.NameKey = "msg", "part"
 	config.EncodeDuration = zapcore.SecondsDurationEncoder
 	var encoder zapcore.Encoder
+	var out zapcore.WriteSyncer = os.Stderr
 	if toJournal() {
 		config.TimeKey = zapcore.OmitKey
 	}
@@ -41,11 +43,22 @@ func stderrCore(level zap.AtomicLevel) zapcore.Core {
 		config.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
 		config.EncodeDuration = zapcore.StringDurationEncoder
 		config.EncodeLevel = zapcore.CapitalLevelEncoder
-		encoder = zapcore.NewConsoleEncoder(config)
+		encoder, out = zapcore.NewConsoleEncoder(config), zapcore.AddSync(visibleTo{os.Stderr})
 	} else {
 		encoder = zapcore.NewJSONEncoder(config)
 	}
-	return zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), level)
+	return zapcore.NewCore(encoder, zapcore.Lock(out), level)
+}
+
+// visibleTo writes to a terminal, whole lines at once: what peers call
+// themselves and their methods must not control it.
+type visibleTo struct{ w io.Writer }
+
+func (v visibleTo) Write(p []byte) (int, error) {
+	if _, err := v.w.Write(rpc.AppendVisible(nil, p)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // toJournal reports whether standard error is the stream that systemd opened
