@@ -43,6 +43,7 @@ func TestTextOfOthersDoesNotControlTheTerminal(t *testing.T) {
 	call("state.put", "key=text", "value:="+string(literal))
 	call("state.put", "key=deep", fmt.Sprintf(`value:={"a":[{%s:%s}]}`, literal, literal))
 	call("session.open", "name=job", "title="+hostileText, fmt.Sprintf(`meta:={"m":%s}`, literal))
+	call("session.publish", "session=job", fmt.Sprintf(`event:={"type":"output","rendered":%s}`, literal))
 	if _, talk, code := d.run(hostileText, "hubctl", "file", "put", "-", "bad"); code != 0 {
 		t.Fatal(talk)
 	}
@@ -53,7 +54,7 @@ func TestTextOfOthersDoesNotControlTheTerminal(t *testing.T) {
 		"state ls", "state ls -o json", "state ls -o yaml", "state export", "state history text", "state history text -o yaml",
 		"session ls", "session ls -o json", "session ls -o yaml",
 		"call session.info session=job -o yaml", "call session.info session=job -o table", "call session.list --color always",
-		"file get bad -", "call echo TEXT", "call echo TEXT -o raw",
+		"session info job", "session info job -o json", "session logs job", "session logs job --tail 3", "session history job", "file get bad -", "call echo TEXT", "call echo TEXT -o raw",
 	} {
 		words := strings.Fields(args)
 		for i, word := range words {

@@ -147,19 +147,9 @@ func (t *attaching) run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	t.raw = !t.noStdin && t.app.inTTY && (t.app.outTTY || t.interactive)
-	t.rawOut = !t.raw && t.app.outTTY && info.Meta.Terminal && format == ""
-	out := styled(t.app.out)
-	t.screen = newScreen(ctx, out, t.lineWriter(styled(t.app.err), t.app.errTTY), t.app.outTTY)
-	t.screen.width = t.width
-	t.takeTerminal(ctx)
+	events, values := t.prepare(ctx, format, info.Meta.Terminal)
+	events.past = info.Seq
 	defer t.app.leave()
-	t.prompts = &promptList{t: t, client: c, ctx: ctx, keys: t.interactive && t.raw, mine: map[string]bool{}, told: map[string]bool{}}
-	lines := t.lineWriter(out, t.app.outTTY)
-	events := &eventPrinter{w: lines, screen: t.screen, prompts: t.prompts, terminal: info.Meta.Terminal, past: info.Seq}
-	if t.app.outTTY {
-		events.w = &visible{w: lines}
-	}
 	t.name = t.clientName()
 	opts := &client.AttachOptions{
 		Interactive: t.interactive, Name: t.name,
@@ -187,8 +177,6 @@ func (t *attaching) run(ctx context.Context) error {
 		stop := t.watchSize(ctx, c)
 		defer stop()
 	}
-	values := t.app.printer(format)
-	values.w = lines
 	for e, err := range c.Attach(ctx, t.session, opts) {
 		if err != nil {
 			t.leaveScreen(events)
@@ -218,6 +206,32 @@ func (t *attaching) run(ctx context.Context) error {
 		return events.status.status(t.session)
 	}
 	return nil
+}
+
+// prepare takes the terminal and returns what writes events to it: for people,
+// or as values where there is a format. terminal says that the session is a
+// program on a terminal.
+func (t *attaching) prepare(ctx context.Context, format string, terminal bool) (*eventPrinter, *printer) {
+	t.raw = !t.noStdin && t.app.inTTY && (t.app.outTTY || t.interactive)
+	t.rawOut = !t.raw && t.app.outTTY && terminal && format == ""
+	out := styled(t.app.out)
+	t.screen = newScreen(ctx, out, t.lineWriter(styled(t.app.err), t.app.errTTY), t.app.outTTY)
+	t.screen.width = t.width
+	t.takeTerminal(ctx)
+	t.prompts = &promptList{t: t, client: t.client, ctx: ctx, keys: t.interactive && t.raw, mine: map[string]bool{}, told: map[string]bool{}}
+	lines := t.lineWriter(out, t.app.outTTY)
+	events := &eventPrinter{w: t.app.textTo(lines), screen: t.screen, prompts: t.prompts, terminal: terminal}
+	values := t.app.printer(format)
+	values.w = lines
+	return events, values
+}
+
+// textTo is a writer of text to w, which is stdout or becomes it later.
+func (a *app) textTo(w io.Writer) io.Writer {
+	if a.outTTY {
+		return &visible{w: w}
+	}
+	return w
 }
 
 // startKeyboard begins to read stdin, where that means anything.

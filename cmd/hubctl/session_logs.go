@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 
@@ -68,23 +69,19 @@ func (l *sessionLogs) run(ctx context.Context, session string) error {
 	// It follows with the machinery of attach, but never touches the keyboard.
 	t := &attaching{app: a, noStdin: true, session: session, client: c}
 	format := a.formatOr("")
-	if err := t.takeTerminal(info.Meta.Terminal && format == ""); err != nil {
-		return err
-	}
+	p, values := t.prepare(ctx, format, info.Meta.Terminal)
 	defer a.leave()
-	t.screen = newScreen(ctx, a.out, t.lineWriter(a.err, a.errTTY), a.outTTY)
-	t.screen.width = t.width
-	t.prompts = &promptList{t: t, client: c, ctx: ctx, mine: map[string]bool{}, told: map[string]bool{}}
-	p := &eventPrinter{w: t.lineWriter(a.out, a.outTTY), screen: t.screen, prompts: t.prompts, terminal: info.Meta.Terminal}
-	values := a.printer(format)
-	values.w = p.w
 	show := func(e client.Event) error {
-		return t.screen.show(func() error {
+		err := t.screen.show(func() error {
 			if format != "" {
 				return values.print(e.JSON)
 			}
 			return p.print(e)
 		})
+		if errors.Is(err, errScreenLeft) {
+			return t.endError(ctx, ctx.Err())
+		}
+		return err
 	}
 	var last uint64
 	if len(events) > 0 {
@@ -125,7 +122,7 @@ func (l *sessionLogs) past(p *eventPrinter, format string, events []client.Event
 	// Lines are what is printed, so all of it is, to memory: the hub keeps 4 MiB.
 	var text bytes.Buffer
 	out, screen := p.w, p.screen
-	p.w, p.screen = &text, newScreen(context.Background(), &text, io.Discard, false)
+	p.w, p.screen = l.app.textTo(&text), newScreen(context.Background(), &text, io.Discard, false)
 	for _, e := range events {
 		if err := p.print(e); err != nil {
 			return err
