@@ -2,10 +2,13 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/frame"
@@ -113,6 +116,9 @@ func named(err error, method string) error {
 
 // encode makes params ready to be sent. Raw JSON passes as it is.
 func encode(method string, x any) (rpc.Value, error) {
+	if !utf8.ValidString(method) {
+		return rpc.Value{}, invalid(method, "the name of the method holds bytes that are not UTF-8")
+	}
 	var text []byte
 	switch x := x.(type) {
 	case nil:
@@ -127,6 +133,13 @@ func encode(method string, x any) (rpc.Value, error) {
 			return rpc.Value{}, &Error{Kind: KindInvalidParams, Message: err.Error(), Method: method, Retry: RetrySafe, cause: err}
 		}
 		text = b.Bytes()
+		// That is how encoding/json writes bytes that are not UTF-8; it may also
+		// stand in JSON that x holds.
+		if bytes.Contains(text, []byte(`\ufffd`)) {
+			if where, bad := notText(reflect.ValueOf(x), "", 0); bad {
+				return rpc.Value{}, invalid(method, where+" holds bytes that are not UTF-8: text is needed, or base64 where the method takes bytes")
+			}
+		}
 	}
 	if len(text) == 0 {
 		return rpc.Value{}, nil
@@ -136,6 +149,52 @@ func encode(method string, x any) (rpc.Value, error) {
 		return v, &Error{Kind: KindInvalidParams, Message: "the arguments are not JSON: " + err.Error(), Method: method, Retry: RetrySafe, cause: err}
 	}
 	return v, nil
+}
+
+func invalid(method, message string) *Error {
+	return &Error{Kind: KindInvalidParams, Message: message, Method: method, Retry: RetrySafe}
+}
+
+// notText looks for a string below v, the arguments or the part of them called
+// name, that is not UTF-8, and returns the name of the part that holds it.
+func notText(v reflect.Value, name string, depth int) (where string, bad bool) {
+	if depth > 64 { // encoding/json has found its end; what is that deep is not named
+		return "", false
+	}
+	switch v.Kind() {
+	case reflect.String:
+		return cmp.Or(name, "an argument"), !utf8.ValidString(v.String())
+	case reflect.Pointer, reflect.Interface:
+		if !v.IsNil() {
+			return notText(v.Elem(), name, depth+1)
+		}
+	case reflect.Slice, reflect.Array:
+		if v.Type().Elem().Kind() == reflect.Uint8 { // base64, or JSON
+			return "", false
+		}
+		for i := range v.Len() {
+			if where, bad := notText(v.Index(i), name, depth+1); bad {
+				return where, true
+			}
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if where, bad := notText(v.Field(i), cmp.Or(name, v.Type().Field(i).Name), depth+1); bad {
+				return where, true
+			}
+		}
+	case reflect.Map:
+		for key, value := range v.Seq2() {
+			text := key.String()
+			if key.Kind() == reflect.String && !utf8.ValidString(text) {
+				return cmp.Or(name, "the name of an argument"), true
+			}
+			if where, bad := notText(value, cmp.Or(name, text), depth+1); bad {
+				return where, true
+			}
+		}
+	}
+	return "", false
 }
 
 // decode stores JSON text of the hub in *ptr. Tokens that encoding/json does

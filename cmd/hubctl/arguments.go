@@ -8,6 +8,7 @@ import (
 	"iter"
 	"os"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
@@ -30,7 +31,7 @@ func (a *app) callParams(args []string) (iter.Seq2[json.RawMessage, error], erro
 		case arg == "-":
 			return eachParams(a.in, "stdin"), nil
 		case strings.HasPrefix(arg, "@"):
-			text, err := readFile(arg[1:])
+			text, err := readText(arg[1:])
 			if err != nil {
 				return nil, err
 			}
@@ -66,7 +67,7 @@ func eachParams(r io.Reader, name string) iter.Seq2[json.RawMessage, error] {
 // jsonValues yields the JSON values of r one after another, as soon as each is complete.
 func jsonValues(r io.Reader, name string) iter.Seq2[json.RawMessage, error] {
 	return func(yield func(json.RawMessage, error) bool) {
-		dec := json.NewDecoder(r)
+		dec := json.NewDecoder(newTextReader(r))
 		for {
 			var text json.RawMessage
 			err := dec.Decode(&text)
@@ -158,12 +159,16 @@ func namedArgument(arg string) (name string, value []byte, ok bool, err error) {
 	}
 	content := []byte(text)
 	if file, ok := strings.CutPrefix(text, "@"); ok {
-		if content, err = readFile(file); err != nil {
+		if content, err = readText(file); err != nil {
 			return name, nil, true, err
 		}
 	}
 	if !isJSON {
-		return name, rpc.AppendString(nil, string(content), false), true, nil
+		text, err := checkedText(content, fmt.Sprintf("argument %q", name))
+		if err != nil {
+			return name, nil, true, err
+		}
+		return name, rpc.AppendString(nil, text, false), true, nil
 	}
 	v, err := rpc.Parse(content)
 	if err != nil {
@@ -184,7 +189,7 @@ func isName(s string) bool {
 			return false
 		}
 	}
-	return s != ""
+	return s != "" && utf8.ValidString(s)
 }
 
 func readFile(name string) ([]byte, error) {

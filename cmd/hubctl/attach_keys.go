@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hubd-dev/hubd/client"
 )
@@ -127,7 +128,11 @@ func (k *keyboard) toSession(text []byte, all bool) bool {
 		whole = len(k.part)
 	}
 	if whole > 0 {
-		k.t.sender.send(string(k.part[:whole]))
+		if text := k.part[:whole]; utf8.Valid(text) {
+			k.t.sender.send(string(text))
+		} else {
+			k.t.screen.notice("not sent: %v (a terminal or file in UTF-8 is needed)", errNotText)
+		}
 		k.part = append([]byte(nil), k.part[whole:]...)
 	}
 	return true

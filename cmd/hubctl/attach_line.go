@@ -264,7 +264,9 @@ func (l *commandLine) complete(line string, pos int, key rune) (newLine string, 
 	sub := l.app()
 	sub.out, sub.err = &out, io.Discard
 	root := l.root(sub)
-	root.SetArgs(append(append([]string{cobra.ShellCompNoDescRequestCmd}, words...), last))
+	args := append(append([]string{cobra.ShellCompNoDescRequestCmd}, words...), last)
+	root.SetArgs(args)
+	root.SetOut(newCandidates(&out, args))
 	_ = root.Execute() // without an answer there is nothing to complete
 	var found []string
 	for c := range strings.SplitSeq(out.String(), "\n") {

@@ -261,7 +261,7 @@ func (c *calling) feed(s *client.Stream) error {
 // lineValues yields the lines of r as JSON strings.
 func lineValues(r io.Reader, name string) iter.Seq2[json.RawMessage, error] {
 	return func(yield func(json.RawMessage, error) bool) {
-		lines := bufio.NewReader(r)
+		lines := bufio.NewReader(newTextReader(r))
 		for {
 			line, err := readLine(lines)
 			if err != nil && err != io.EOF {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hubd-dev/hubd/client"
+	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
 // A context is a name for a hub and the token it wants, so that nobody types
@@ -54,7 +55,7 @@ func (a *app) readContexts() (contexts, error) {
 		return c, nil
 	}
 	if err == nil {
-		err = json.Unmarshal(text, &c)
+		err = json.Unmarshal(rpc.SkipBOM(text), &c)
 	}
 	if err != nil {
 		return c, usageError{fmt.Sprintf("contexts: %s: %v", path, err), "mend the file or remove it"}

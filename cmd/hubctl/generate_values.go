@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
-
-	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
 // How a word of the command line becomes a value is said by the type of the
@@ -36,7 +34,7 @@ func argumentValue(p paramInfo, word string) (json.RawMessage, error) {
 	}
 	switch kind {
 	case "string":
-		return rpc.AppendString(nil, word, false), nil
+		return textValue(word, p.Name)
 	case "integer", "number":
 		text, ok := jsonText(word)
 		if !ok || len(text) == 0 || text[0] != '-' && (text[0] < '0' || text[0] > '9') {
@@ -64,7 +62,7 @@ func argumentValue(p paramInfo, word string) (json.RawMessage, error) {
 	}
 	text := word
 	if file, ok := strings.CutPrefix(word, "@"); ok && kind != "any" {
-		content, err := readFile(file)
+		content, err := readText(file)
 		if err != nil {
 			return nil, err
 		}
@@ -73,7 +71,7 @@ func argumentValue(p paramInfo, word string) (json.RawMessage, error) {
 	v, ok := jsonText(strings.TrimSpace(text))
 	switch {
 	case kind == "any" && !ok:
-		return rpc.AppendString(nil, word, false), nil
+		return textValue(word, p.Name)
 	case !ok:
 		return nil, usageError{
 			fmt.Sprintf("%s: %q is not JSON", p.Name, oneLine(word)), "quote JSON for the shell, or give @FILE",

@@ -256,7 +256,7 @@ func (a *app) token() string {
 	if err != nil || !ok || chosen.TokenFile == "" {
 		return ""
 	}
-	text, err := readFile(chosen.TokenFile)
+	text, err := readText(chosen.TokenFile)
 	if err != nil {
 		fmt.Fprintf(a.err, "hubctl: warning: token of the context: %v\n", err)
 	}

@@ -108,7 +108,7 @@ func (a *app) runEditor(ctx context.Context, file string) ([]byte, error) {
 		}
 		return nil, hintedError{fmt.Errorf("the editor %q failed, nothing was changed: %w", editor, err), "VISUAL and EDITOR name another one"}
 	}
-	return readFile(file)
+	return readText(file)
 }
 
 // storeEdited stores the text over the item that it was made of.

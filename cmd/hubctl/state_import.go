@@ -181,7 +181,7 @@ func (m *importing) run(ctx context.Context, name string) error {
 	defer bar.end()
 	counted := &countingReader{r: in, bar: bar}
 	group := importGroup{client: c, keep: m.keep}
-	for it, err := range m.items(counted) {
+	for it, err := range m.items(newTextReader(counted)) {
 		if err == nil {
 			err = group.add(ctx, it)
 		} else {

@@ -95,9 +95,9 @@ func (a *app) source(arg string) (text []byte, from string, err error) {
 		if err == nil && len(text) > maxFile {
 			err = usageError{"stdin is larger than 16 MiB, which no call can carry", ""}
 		}
-		return text, "stdin", err
+		return rpc.SkipBOM(text), "stdin", err
 	case strings.HasPrefix(arg, "@"):
-		text, err = readFile(arg[1:])
+		text, err = readText(arg[1:])
 		return text, arg[1:], err
 	}
 	return []byte(arg), "", nil

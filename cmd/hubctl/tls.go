@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"github.com/spf13/pflag"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
 // tlsFiles are the flags for hubs at tls:// addresses. Each has a variable.
@@ -48,7 +50,7 @@ func (f *tlsFiles) config(getenv func(string) string) (*tls.Config, error) {
 	case cert == "" && key != "":
 		return nil, usageError{"--key-file needs --cert-file: the certificate of the key", "a file with both may be given twice; $HUBD_CERT_FILE says it, too"}
 	case cert != "":
-		pair, err := tls.LoadX509KeyPair(cert, key)
+		pair, err := readPair(cert, key)
 		if err != nil {
 			return nil, usageError{"--cert-file, --key-file: " + err.Error(), "both are PEM files"}
 		}
@@ -57,11 +59,24 @@ func (f *tlsFiles) config(getenv func(string) string) (*tls.Config, error) {
 	return config, nil
 }
 
+func readPair(certFile, keyFile string) (tls.Certificate, error) {
+	cert, err := readPEM(certFile)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := readPEM(keyFile)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
+}
+
 func readPEM(path string) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	return io.ReadAll(io.LimitReader(file, 1<<20))
+	text, err := io.ReadAll(io.LimitReader(file, 1<<20))
+	return rpc.SkipBOM(text), err
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
 // maxConfigFile bounds what is read of a configuration file.
@@ -42,7 +44,7 @@ func readFile(path string, o *Options) (problems []error) {
 // what there may be, so that file, variables and flags cannot drift apart, and
 // each complaint can point at its place.
 func parseFile(text []byte, o *Options) []error {
-	file, err := parser.ParseBytes(text, 0)
+	file, err := parser.ParseBytes(rpc.SkipBOM(text), 0)
 	if err != nil {
 		return []error{errors.New(strings.TrimSpace(err.Error()))}
 	}

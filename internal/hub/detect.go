@@ -1,7 +1,10 @@
 package hub
 
 import (
+	"bytes"
 	"strings"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
 // speech is what the first bytes of a connection tell.
@@ -25,7 +28,12 @@ func detect(p []byte) speech {
 	if len(p) == 0 {
 		return unclear
 	}
+	if strings.HasPrefix(rpc.BOM, string(p)) && len(p) < len(rpc.BOM) {
+		return unclear
+	}
 	switch c := p[0]; {
+	case bytes.HasPrefix(p, []byte(rpc.BOM)): // as a length it is above every limit
+		return saysLines
 	case c <= 0x08, c >= 0x0E && c <= 0x1F, c >= 0x7F:
 		return saysFrames
 	case c < 'A' || c > 'Z':

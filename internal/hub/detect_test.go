@@ -19,7 +19,7 @@ func TestDetect(t *testing.T) {
 		{"{", saysLines}, {"[", saysLines}, {`"x"`, saysLines}, {" ", saysLines}, {"\n", saysLines}, {"\r\n", saysLines},
 		{"\t{", saysLines}, {"\v", saysLines}, {"\f", saysLines}, {"get ", saysLines}, {"hello", saysLines}, {"~", saysLines}, {"1", saysLines},
 		{"\x00", saysFrames}, {"\x08", saysFrames}, {"\x0e", saysFrames}, {"\x1f", saysFrames}, {"\x7f", saysFrames},
-		{"\x80", saysFrames}, {"\xff\xff\xff\xff", saysFrames}, {"\xef\xbb\xbf{", saysFrames}, {"\x16\x03\x01", saysFrames},
+		{"\x80", saysFrames}, {"\xff\xff\xff\xff", saysFrames}, {"\xef", unclear}, {"\xef\xbb", unclear}, {"\xef\xbb\xbf", saysLines}, {"\xef\xbb\xbf{", saysLines}, {"\xef\xbb{", saysFrames}, {"\x16\x03\x01", saysFrames},
 		{"G", unclear}, {"GE", unclear}, {"GET", unclear}, {"GET ", saysHTTP}, {"GET /", saysHTTP}, {"GETX", saysLines}, {"GET\t", saysLines},
 		{"P", unclear}, {"PR", unclear}, {"PRI ", saysHTTP}, {"POST ", saysHTTP}, {"PUT ", saysHTTP}, {"PATCH ", saysHTTP}, {"PING", saysLines},
 		{"HEAD ", saysHTTP}, {"OPTIONS", unclear}, {"OPTIONS ", saysHTTP}, {"TRACE ", saysHTTP}, {"DELETE ", saysHTTP}, {"CONNECT ", saysHTTP},

@@ -115,7 +115,7 @@ func (t *certificates) load() error {
 func (t *certificates) loadLocked() error {
 	t.looked = time.Now()
 	t.stamps = t.stampsNow() // before reading: a change meanwhile is seen as one
-	pair, err := tls.LoadX509KeyPair(t.cert, t.key)
+	pair, err := readPair(t.cert, t.key)
 	if err != nil {
 		return fmt.Errorf("tls.cert_file %s, tls.key_file %s: %w", t.cert, t.key, err)
 	}
@@ -141,13 +141,26 @@ func (t *certificates) loadLocked() error {
 	return nil
 }
 
+func readPair(certFile, keyFile string) (tls.Certificate, error) {
+	cert, err := readSmall(certFile)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := readSmall(keyFile)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
+}
+
 func readSmall(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, 1<<20))
+	text, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	return rpc.SkipBOM(text), err
 }
 
 func (t *certificates) stampsNow() (s [3]stamp) {

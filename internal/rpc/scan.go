@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -82,6 +83,13 @@ func Valid(text []byte) bool {
 	n, _, err := Scan(text)
 	return err == nil && SkipSpace(text, n) == len(text)
 }
+
+// BOM is the byte order mark of UTF-8, which some editors and programs write at
+// the start of a text. It is no part of the text.
+const BOM = "\ufeff"
+
+// SkipBOM returns text without a byte order mark at its start.
+func SkipBOM(text []byte) []byte { return bytes.TrimPrefix(text, []byte(BOM)) }
 
 // SkipSpace returns the offset of the first byte at or after i that is not JSON white space.
 func SkipSpace(b []byte, i int) int {

@@ -85,7 +85,7 @@ func readFile(path string) ([]*entry, error) {
 	if len(text) > maxFile {
 		return nil, &DamagedError{path, fmt.Sprintf("longer than %d bytes", maxFile)}
 	}
-	list, err := decode(text)
+	list, err := decode(rpc.SkipBOM(text))
 	if err != nil {
 		return nil, &DamagedError{path, err.Error()}
 	}

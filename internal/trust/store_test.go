@@ -62,6 +62,13 @@ func TestTokenOutlivesTheStore(t *testing.T) {
 	if left, _ := filepath.Glob(path + ".new-*"); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
+	// An editor may have put a byte order mark before it.
+	if err := os.WriteFile(path, append([]byte(rpc.BOM), text...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := open(t, path).Check(whole); err != nil {
+		t.Errorf("check with a byte order mark before the file: %v", err)
+	}
 }
 
 func TestOnlyTheWholeTokenIsGood(t *testing.T) {

@@ -76,7 +76,7 @@ func (sv *Server) batch(w http.ResponseWriter, r *http.Request, a Admission) {
 	}()
 	var b rpc.Batch
 	b.Begin()
-	for line := range bytes.SplitSeq(body, []byte{'\n'}) {
+	for line := range bytes.SplitSeq(rpc.SkipBOM(body), []byte{'\n'}) {
 		if line = bytes.TrimSpace(line); len(line) == 0 {
 			continue
 		}

@@ -301,6 +301,7 @@ func TestBatch(t *testing.T) {
 		{"empty", "", 200, ""},
 		{"one", "[\"push\",[\"pipeline\",0,[\"echo\"],[[[1]]]]]\n[\"pull\",1]", 200, `["resolve",1,[[1]]]`},
 		{"blank lines", "\n[\"push\",5]\r\n\n[\"pull\",1]\n", 200, `["resolve",1,5]`},
+		{"byte order mark", "\ufeff[\"push\",5]\n[\"pull\",1]\n", 200, `["resolve",1,5]`},
 		{"no pull", `["push",["pipeline",0,["echo"],[1]]]`, 200, ""},
 		{"stream is an array", "[\"push\",[\"pipeline\",0,[\"demo\",\"count\"],[3]]]\n[\"pull\",1]", 200, `["resolve",1,[[0,1,2]]]`},
 		{"endless stream", "[\"push\",[\"pipeline\",0,[\"demo\",\"forever\"],[]]]\n[\"pull\",1]", 200, `["reject",1,["error","TypeError","demo.forever streams without end: ask for its result as a stream",null,{"code":"invalid_params","ran":"no"}]]`},

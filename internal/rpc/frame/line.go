@@ -37,6 +37,7 @@ type LineReader struct {
 	quiet  int   // reads in a row that would have fitted into small
 	large  int   // class that the latest long line needed: the next may need it, too
 	read   int64
+	begun  bool // the first line was returned
 	closed bool
 }
 
@@ -56,13 +57,13 @@ func NewLineReader(r io.Reader, limit int) *LineReader {
 	return &LineReader{r: r, limit: limit, share: rpc.ShareOf(r)}
 }
 
-// Next returns the next line without its line feed; it is valid until the next
-// call. A last line without line feed is returned like the others, then io.EOF.
+// Next returns the next line without its line feed, the first one without a byte
+// order mark; it is valid until the next call. A last line without line feed is returned like the others, then io.EOF.
 // A line over the limit gives a *TooLongError, once: what may follow is Skip.
 func (l *LineReader) Next() ([]byte, error) {
 	for {
 		if line, ok := l.cut(); ok {
-			return line, nil
+			return l.text(line), nil
 		}
 		if l.to-l.from > l.limit {
 			// seen is at the line's end if that has come, else behind all there is.
@@ -73,7 +74,7 @@ func (l *LineReader) Next() ([]byte, error) {
 			if l.err == io.EOF && l.to > l.from {
 				line := l.buf[l.from:l.to]
 				l.from, l.seen = l.to, l.to
-				return line, nil
+				return l.text(line), nil
 			}
 			err := l.err
 			l.Release()
@@ -86,6 +87,15 @@ func (l *LineReader) Next() ([]byte, error) {
 		}
 		l.fill()
 	}
+}
+
+// text drops a byte order mark at the start of the stream.
+func (l *LineReader) text(line []byte) []byte {
+	if l.begun {
+		return line
+	}
+	l.begun = true
+	return rpc.SkipBOM(line)
 }
 
 // Ready reports whether Next has a line (or an error) without another read of the stream.

@@ -29,6 +29,11 @@ func TestLines(t *testing.T) {
 		"a\nb\n":        {"a", "b"},
 		"a\nb":          {"a", "b"},
 		"a\r\n\n\nb \n": {"a\r", "", "", "b "},
+		// A byte order mark belongs to the start of the stream, not to the text.
+		"\xef\xbb\xbfa\n\xef\xbb\xbfb\n": {"a", "\xef\xbb\xbfb"},
+		"\xef\xbb\xbfa":                  {"a"},
+		"\xef\xbb\xbf":                   {""},
+		"\xef\xbb\n":                     {"\xef\xbb"},
 	} {
 		for _, r := range []func(io.Reader) io.Reader{
 			func(r io.Reader) io.Reader { return r }, iotest.OneByteReader, iotest.HalfReader, iotest.DataErrReader,

@@ -49,7 +49,7 @@ type request struct {
 
 // parseRequest decodes the JSON of a call.
 func parseRequest(text []byte) (*request, *failure) {
-	v, err := rpc.Parse(text)
+	v, err := rpc.Parse(rpc.SkipBOM(text))
 	if err != nil {
 		info := ""
 		if e, ok := errors.AsType[*rpc.SyntaxError](err); ok && e.Limit {

@@ -92,10 +92,12 @@ func TestAnswerHead(t *testing.T) {
 
 func TestRawJSONBody(t *testing.T) {
 	s := startServer(t, nil)
-	call := `{"method": "math.add", "params": [1, 2]}`
-	got := s.raw(fmt.Sprintf("POST /krpc HTTP/1.1\r\nHost: x\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s", len(call), call))
-	if got.body != `{"result": 3}` {
-		t.Errorf("%d %s", got.status, got.body)
+	for _, mark := range []string{"", "\ufeff"} { // some programs write a byte order mark before their JSON
+		call := mark + `{"method": "math.add", "params": [1, 2]}`
+		got := s.raw(fmt.Sprintf("POST /krpc HTTP/1.1\r\nHost: x\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s", len(call), call))
+		if got.body != `{"result": 3}` {
+			t.Errorf("%q: %d %s", mark, got.status, got.body)
+		}
 	}
 }
 
