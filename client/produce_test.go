@@ -242,3 +242,28 @@ func TestProducerOfASessionOfOthers(t *testing.T) {
 	_, err := c.Produce(t.Context(), "taken", nil)
 	wantKind(t, err, client.KindConflict)
 }
+
+// A refusal on the connection that owns the session is final: it is not asked
+// for again and again.
+func TestRefusedCloseIsNotRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		s := &fakeHouse{}
+		h := newFake(t, func(c *fakeConn, f line) {
+			if f.Method == "session.close" {
+				asked++
+				c.fail(f, "permission", "not allowed to call session.close", "")
+				return
+			}
+			s.on(c, f)
+		})
+		c, p := produce(t, h, nil)
+		publishN(t, p, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := p.Close(ctx); client.KindOf(err) != client.KindPermission || asked != 1 || ctx.Err() != nil {
+			t.Errorf("%v after %d calls", err, asked)
+		}
+		c.Close()
+	})
+}

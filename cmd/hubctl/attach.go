@@ -171,6 +171,7 @@ func (t *attaching) run(ctx context.Context) error {
 		since := uint64(t.since)
 		opts.Since = &since
 	}
+	t.app.endUnread()
 	t.greet()
 	t.startKeyboard(ctx, cancel)
 	if t.interactive && t.raw {
@@ -293,6 +294,9 @@ func (t *attaching) noTTY() bool { return !t.raw }
 func (t *attaching) endError(ctx context.Context, err error) error {
 	if context.Cause(ctx) == errInterrupted { // by a key or by a signal
 		return errInterrupted
+	}
+	if context.Cause(ctx) == errUnread {
+		return errUnread
 	}
 	if context.Cause(ctx) == errDetached {
 		t.screen.notice("detached; session %s goes on", oneLine(t.session))

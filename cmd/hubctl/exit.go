@@ -25,6 +25,7 @@ const (
 	exitNoMethod    = 6
 	exitCancelled   = 7
 	exitInterrupted = 130
+	exitUnread      = 128 + int(syscall.SIGPIPE) // what a shell says of programs that die of it
 )
 
 func newExitCodes() *cobra.Command {
@@ -120,7 +121,10 @@ func (a *app) report(ctx context.Context, err error) int {
 		fmt.Fprintln(a.err, "hubctl: interrupted")
 		return code
 	}
-	if errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) && client.KindOf(err) == client.KindInternal {
+	if errors.Is(context.Cause(ctx), errUnread) || errors.Is(err, syscall.EPIPE) {
+		return exitUnread
+	}
+	if errors.Is(err, os.ErrClosed) && client.KindOf(err) == client.KindInternal {
 		return code // nobody reads stdout any more
 	}
 	text, hint := explain(err)

@@ -10,12 +10,15 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"sync/atomic"
 	"syscall"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -70,7 +73,7 @@ var errInterrupted = errors.New("interrupted")
 func run(args []string, con console) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	a := &app{console: con, args: args}
+	a := &app{console: con, args: args, cancel: cancel}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
@@ -111,6 +114,36 @@ func run(args []string, con console) int {
 	a.leave()
 	defer a.flush()
 	return a.report(ctx, err)
+}
+
+// errUnread is the cause of the context when nobody reads stdout any more.
+var errUnread = fmt.Errorf("nobody reads stdout: %w", syscall.EPIPE)
+
+// endUnread ends the program when stdout is a pipe whose reader has gone, for
+// commands that may wait long before they write the next time.
+func (a *app) endUnread() {
+	out, ok := fileOf(a.out)
+	if !ok {
+		return
+	}
+	info, err := out.Stat()
+	if err != nil || info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) == 0 {
+		return
+	}
+	fd := int(out.Fd())
+	a.spawn(func() { // ends with the reader or with the program
+		for {
+			polled := []unix.PollFd{{Fd: int32(fd)}}
+			_, err := unix.Poll(polled, -1)
+			if err != nil && err != unix.EINTR {
+				return
+			}
+			if polled[0].Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) != 0 {
+				a.cancel(errUnread)
+				return
+			}
+		}
+	})
 }
 
 // divert lets take have the signals that would otherwise end the program; nil

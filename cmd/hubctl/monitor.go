@@ -65,6 +65,7 @@ What comes faster than --rate is counted and left out; the hub is not slowed dow
 			if f := a.formatOr(formatTable); f != formatTable {
 				out = a.printer(f)
 			}
+			a.endUnread()
 			for item, err := range s.Items() {
 				if err != nil {
 					return err

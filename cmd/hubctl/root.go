@@ -20,6 +20,7 @@ type app struct {
 	console
 	onLeave
 	args         []string // of the command line
+	cancel       context.CancelCauseFunc
 	signals      atomic.Pointer[func(os.Signal)]
 	socket       string
 	context      string // of --context

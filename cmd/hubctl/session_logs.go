@@ -92,6 +92,7 @@ func (l *sessionLogs) run(ctx context.Context, session string) error {
 		return err
 	}
 	if l.follow {
+		a.endUnread()
 		for e, err := range c.Attach(ctx, session, &client.AttachOptions{Since: &last}) {
 			if err != nil {
 				t.leaveScreen(p)

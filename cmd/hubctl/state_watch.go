@@ -99,6 +99,7 @@ func (w *watching) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
+	w.app.endUnread()
 	out := w.app.printer(w.app.formatOr(formatJSONL))
 	f := &stateFollower{
 		client: c, params: params, patience: w.patience, talk: w.app.talk,
@@ -127,6 +128,7 @@ func (a *app) watchValue(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
+	a.endUnread()
 	out := a.printer(a.formatOr(formatRaw))
 	exists := false
 	f := &stateFollower{client: c, params: map[string]any{"key": key}, talk: a.talk, snapshot: true}
