@@ -86,7 +86,7 @@ on the first level. Names that begin with a dot match only patterns that do.`,
 }
 
 func (a *app) listFiles(ctx context.Context, params map[string]any, long bool) error {
-	c, err := a.dial(ctx)
+	c, err := a.dialOwn(ctx, "file")
 	if err != nil {
 		return err
 	}
@@ -199,7 +199,7 @@ func (a *app) removeFiles(ctx context.Context, paths []string, recurse, yes bool
 			return err
 		}
 	}
-	c, err := a.dial(ctx)
+	c, err := a.dialOwn(ctx, "file")
 	if err != nil {
 		return err
 	}
@@ -232,8 +232,10 @@ func (a *app) completeFile(_ *cobra.Command, _ []string, toComplete string) ([]s
 	if strings.ContainsAny(toComplete, "*?[\\") {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), completionLimit)
+	defer cancel()
 	var list []fileInfo
-	if !a.ask("file.path_info", map[string]any{"pattern": toComplete + "*"}, &list) {
+	if _, err := a.dialOwn(ctx, "file"); err != nil || !a.ask("file.path_info", map[string]any{"pattern": toComplete + "*"}, &list) {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	directive := cobra.ShellCompDirectiveNoFileComp

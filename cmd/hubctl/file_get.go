@@ -65,7 +65,7 @@ func (a *app) getFile(ctx context.Context, g fileGet) error {
 		if g.resume {
 			return usageError{"--continue needs a file to go on with", ""}
 		}
-		c, err := a.dial(ctx)
+		c, err := a.dialOwn(ctx, "file")
 		if err != nil {
 			return err
 		}
@@ -84,7 +84,7 @@ func (a *app) getFile(ctx context.Context, g fileGet) error {
 	if _, err := os.Lstat(g.local); err == nil && !g.force {
 		return usageError{g.local + " exists", "--force replaces it"}
 	}
-	c, err := a.dial(ctx)
+	c, err := a.dialOwn(ctx, "file")
 	if err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ func (a *app) putFile(ctx context.Context, local, remote string) error {
 		return err
 	}
 	defer in.Close()
-	c, err := a.dial(ctx)
+	c, err := a.dialOwn(ctx, "file")
 	if err != nil {
 		return err
 	}

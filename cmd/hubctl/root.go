@@ -31,7 +31,8 @@ type app struct {
 	client       *client.Client // the open connection, if any
 	shared       bool           // client belongs to somebody else and is there
 	files        tlsFiles
-	globals      *pflag.FlagSet // the flags of all commands
+	globals      *pflag.FlagSet  // the flags of all commands
+	own          map[string]bool // services that are the hub's own: see dialOwn
 }
 
 func newRoot(a *app) *cobra.Command {
