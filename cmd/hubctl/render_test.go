@@ -59,8 +59,8 @@ func TestFormatsKeepTheValue(t *testing.T) {
 // What another YAML reader makes of the YAML is the value.
 func TestYAMLMeansTheSame(t *testing.T) {
 	for _, text := range values {
-		if strings.Contains(text, "e400") || strings.Contains(text, "12345678901234567890") || strings.Contains(text, `\ud83d`) {
-			continue // numbers that Go floats cannot hold, and surrogate pairs, which YAML libraries read apart
+		if strings.Contains(text, "e400") || strings.Contains(text, "12345678901234567890") {
+			continue // numbers that Go floats cannot hold
 		}
 		v, err := rpc.Parse([]byte(text))
 		if err != nil {

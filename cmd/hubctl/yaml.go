@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bytes"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
@@ -8,7 +11,11 @@ import (
 
 // appendYAML writes a JSON value as one YAML document in block style. Numbers
 // keep their digits; a string is left without quotes only where no reader of
-// YAML could take it for anything else.
+// YAML, of version 1.1 or 1.2, could take it for anything else.
+//
+// It is not the encoder of a library: that of goccy/go-yaml, which reads hubd.yaml,
+// writes "\r\n", ".inf", control characters and long or multi-line keys so that
+// other strings, or none, are read back, and digits of numbers are lost.
 func appendYAML(dst []byte, v rpc.Value) []byte {
 	switch v.Kind() {
 	case '{', '[':
@@ -24,6 +31,10 @@ func isEmpty(v rpc.Value) bool {
 	return raw[rpc.SkipSpace(raw, 1)] == raw[0]+2
 }
 
+// maxSimpleKey is how long a key may be that stands before its colon: YAML allows
+// 1024 characters. A longer one gets a line of its own, behind a question mark.
+const maxSimpleKey = 1000
+
 // yamlBlock writes a container that is not empty, each line with a line feed.
 // The depth of v is bounded: rpc.Parse has accepted it.
 func yamlBlock(dst []byte, v rpc.Value, depth int) []byte {
@@ -36,7 +47,11 @@ func yamlBlock(dst []byte, v rpc.Value, depth int) []byte {
 	}
 	for name, e := range v.Members() {
 		dst = yamlIndent(dst, depth)
-		dst = yamlText(dst, name)
+		from := len(dst)
+		if dst = yamlText(dst, name); len(dst)-from > maxSimpleKey {
+			dst = slices.Insert(dst, from, '?', ' ')
+			dst = yamlIndent(append(dst, '\n'), depth)
+		}
 		dst = append(dst, ':')
 		dst = yamlItem(dst, e, depth)
 	}
@@ -75,25 +90,37 @@ func yamlScalar(dst []byte, v rpc.Value) []byte {
 	case strings.HasPrefix(string(raw), "-I"):
 		return append(dst, "-.inf"...)
 	}
-	return append(dst, raw...)
+	return yamlNumber(dst, raw)
 }
 
-// yamlText writes a JSON string literal: its quoted form is YAML, too.
+// yamlNumber writes a number with its digits. YAML 1.1 takes one with an exponent
+// for a number only if it also has a point and the exponent a sign.
+func yamlNumber(dst, raw []byte) []byte {
+	at := bytes.IndexAny(raw, "eE")
+	if at < 0 || raw[0] > '9' { // or a word: true, false, null
+		return append(dst, raw...)
+	}
+	mantissa, exponent := raw[:at], raw[at+1:]
+	dst = append(dst, mantissa...)
+	if bytes.IndexByte(mantissa, '.') < 0 {
+		dst = append(dst, ".0"...)
+	}
+	dst = append(dst, 'e')
+	if exponent[0] != '+' && exponent[0] != '-' {
+		dst = append(dst, '+')
+	}
+	return append(dst, exponent...)
+}
+
+// yamlText writes a JSON string literal. What Go escapes in a quoted string, all
+// that is not printable included, is escaped alike in YAML. A lone surrogate,
+// which YAML cannot say, becomes U+FFFD.
 func yamlText(dst, literal []byte) []byte {
-	if s := literal[1 : len(literal)-1]; isPlainYAML(string(s)) {
+	s := rpc.Unquote(literal)
+	if isPlainYAML(s) {
 		return append(dst, s...)
 	}
-	for i := 1; i < len(literal)-1; i++ {
-		if literal[i] == '\\' {
-			// YAML has \/ only since version 1.2.
-			if literal[i+1] == '/' {
-				literal = append(append([]byte(nil), literal[:i]...), literal[i+1:]...)
-				continue
-			}
-			i++
-		}
-	}
-	return append(dst, literal...)
+	return strconv.AppendQuote(dst, s)
 }
 
 // isPlainYAML reports whether s is a string to every YAML reader without
