@@ -20,6 +20,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
+
+	"github.com/hubd-dev/hubd/internal/stdout"
 )
 
 func main() {
@@ -50,6 +52,8 @@ func standard() console {
 	}
 	if con.outTTY {
 		con.out = &visible{w: os.Stdout}
+	} else {
+		con.out = &stdout.Writer{W: os.Stdout}
 	}
 	if con.errTTY {
 		con.err = &visible{w: stderr}
@@ -112,6 +116,9 @@ func run(args []string, con console) int {
 		a.client.Close()
 	}
 	a.leave()
+	if out, ok := a.out.(*stdout.Writer); ok && err == nil {
+		err = out.Err()
+	}
 	defer a.flush()
 	return a.report(ctx, err)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -76,6 +77,7 @@ else at /run/hubd/hub.sock.`,
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
+	root.SetHelpFunc(printHelp(root.HelpFunc()))
 	root.SetVersionTemplate(build.Line("hubctl") + "\n")
 	root.SetHelpTemplate(helpTemplate)
 	// The examples stand at the top already.
@@ -169,6 +171,19 @@ const helpTemplate = `{{with .Example}}{{. | trimTrailingWhitespaces}}
 {{end}}{{with (or .Long .Short)}}{{. | trimTrailingWhitespaces}}
 
 {{end}}{{if or .Runnable .HasSubCommands}}{{.UsageString}}{{end}}`
+
+// printHelp prints with one write what cobra's function prints, which would add an
+// error of the output without saying that it is one.
+func printHelp(help func(*cobra.Command, []string)) func(*cobra.Command, []string) {
+	return func(cmd *cobra.Command, args []string) {
+		out := cmd.OutOrStdout()
+		var text bytes.Buffer
+		cmd.SetOut(&text)
+		help(cmd, args)
+		cmd.SetOut(out)
+		_, _ = out.Write(text.Bytes()) // run looks for what the output has failed with
+	}
+}
 
 // usageExamples is the part of cobra's template that shows the examples again.
 const usageExamples = `{{if .HasExample}}

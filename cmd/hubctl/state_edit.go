@@ -96,6 +96,9 @@ func (a *app) runEditor(ctx context.Context, file string) ([]byte, error) {
 	// The variable may hold arguments, so a shell takes it apart.
 	cmd := exec.CommandContext(ctx, "sh", "-c", editor+` "$1"`, editor, file)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.in, styled(a.out), styled(a.err)
+	if out, ok := fileOf(a.out); ok {
+		cmd.Stdout = out // the editor has it itself
+	}
 	if a.outTTY || a.errTTY {
 		// An editor belongs on the terminal even when stdout goes elsewhere.
 		if !a.outTTY {

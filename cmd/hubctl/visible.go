@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
+	"github.com/hubd-dev/hubd/internal/stdout"
 )
 
 // Text that others have chosen can hold sequences that a terminal obeys: they
@@ -60,6 +61,9 @@ func styled(w io.Writer) io.Writer {
 
 // fileOf returns the file that w writes to, if it is one.
 func fileOf(w io.Writer) (f *os.File, ok bool) {
+	if out, ok := w.(*stdout.Writer); ok {
+		w = out.W
+	}
 	f, ok = styled(w).(*os.File)
 	return f, ok
 }

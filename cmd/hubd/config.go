@@ -14,9 +14,18 @@ const configUsage = `usage: hubd config check [flags]      say what is wrong wit
        hubd config print --defaults   print all keys with their defaults
 `
 
+// asksForHelp reports whether help is asked for before a verb.
+func asksForHelp(args []string) bool {
+	return len(args) > 0 && (args[0] == "--help" || args[0] == "-h" || args[0] == "help")
+}
+
 // runConfig is "hubd config VERB": it reads the configuration exactly as hubd
 // with the same flags, variables and files would, and starts nothing.
 func runConfig(args []string, stdout, stderr io.Writer) int {
+	if asksForHelp(args) {
+		fmt.Fprint(stdout, configUsage)
+		return hub.ExitOK
+	}
 	if len(args) == 0 || args[0] != "check" && args[0] != "print" {
 		fmt.Fprint(stderr, configUsage)
 		return hub.ExitUsage

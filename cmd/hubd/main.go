@@ -24,14 +24,26 @@ import (
 
 	"github.com/hubd-dev/hubd/internal/build"
 	"github.com/hubd-dev/hubd/internal/hub"
+	output "github.com/hubd-dev/hubd/internal/stdout"
 )
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is hubd with these arguments; it returns the exit code.
+// run is hubd with these arguments; it returns the exit code. What cannot be
+// printed is a failure.
 func run(args []string, stdout, stderr io.Writer) int {
+	out := &output.Writer{W: stdout}
+	code := runCommand(args, out, stderr)
+	if err := out.Err(); err != nil && code == hub.ExitOK {
+		fmt.Fprintf(stderr, "hubd: %v\n", err)
+		code = hub.ExitFailure
+	}
+	return code
+}
+
+func runCommand(args []string, stdout *output.Writer, stderr io.Writer) int {
 	if len(args) > 0 {
 		switch args[0] {
 		case "service":
@@ -73,7 +85,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, err)
 	}
 	if o.Demo || term.IsTerminal(int(os.Stdout.Fd())) {
-		o.Ready = func(i hub.Info) { greet(stdout, i, o.Demo) }
+		o.Ready = func(i hub.Info) {
+			out := &output.Writer{W: stdout.W} // a hub that runs does not fail because of its greeting
+			greet(out, i, o.Demo)
+			if err := out.Err(); err != nil {
+				fmt.Fprintf(stderr, "hubd: %v\n", err)
+			}
+		}
 	}
 	tracer, flush, err := tracing(context.Background())
 	if err != nil {

@@ -32,8 +32,13 @@ var verbs = map[string]func(unit, io.Writer) error{
 // runService is "hubd service VERB": the units of the system as root, those of
 // the user otherwise.
 func runService(args []string, stdout, stderr io.Writer) int {
+	const usage = "usage: hubd service install|uninstall|start|stop|restart|status"
+	if asksForHelp(args) {
+		fmt.Fprintln(stdout, usage)
+		return hub.ExitOK
+	}
 	if len(args) != 1 || verbs[args[0]] == nil {
-		fmt.Fprintln(stderr, "usage: hubd service install|uninstall|start|stop|restart|status")
+		fmt.Fprintln(stderr, usage)
 		return hub.ExitUsage
 	}
 	u, err := newUnit(os.Geteuid() != 0)

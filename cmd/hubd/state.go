@@ -21,6 +21,10 @@ Exit codes: 0 no damage, or repaired; 3 in use; 4 damaged; 5 the folder cannot b
 // runState is "hubd state VERB". The state folder is the one that hubd with the
 // same flags, variables and files would use.
 func runState(args []string, stdout, stderr io.Writer) int {
+	if asksForHelp(args) {
+		fmt.Fprint(stdout, stateUsage)
+		return hub.ExitOK
+	}
 	if len(args) == 0 || args[0] != "check" && args[0] != "repair" {
 		fmt.Fprint(stderr, stateUsage)
 		return hub.ExitUsage
