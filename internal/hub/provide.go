@@ -118,7 +118,10 @@ func (h *hub) provide(ctx context.Context, in provideIn) (provideOut, error) {
 					return
 				}
 				args = rpc.ListArgs(list...)
-				if native && !m.Params[len(m.Params)-1].Rest {
+				switch {
+				case native && m.Params[len(m.Params)-1].Rest:
+					args = rpc.ListArgs(rpc.FillHoles(m, list)...)
+				case native:
 					args = rpc.ByNames(m, list)
 				}
 			}
@@ -150,6 +153,9 @@ func (h *hub) providerTarget(c *rpc.Call, in provideIn) (rpc.Target, []rpc.PathP
 	prefix := in.Service
 	target := c.Client
 	if in.API != nil {
+		if in.API.Owner == nil {
+			return nil, nil, rpc.Errorf(rpc.CodeInvalidParams, "api: an object of the hub cannot be offered")
+		}
 		target, prefix = in.API.Target, ""
 	}
 	if target == nil {

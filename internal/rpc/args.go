@@ -130,3 +130,17 @@ func (a *Args) Own() {
 		a.named = named
 	}
 }
+
+// Holds reports whether r is among the arguments or inside one of them.
+func (a *Args) Holds(r *Ref) bool {
+	found := false
+	look := func(part any) { found = found || part == any(r) }
+	eachPart(a.whole, look)
+	for _, v := range a.list {
+		eachPart(v, look)
+	}
+	for _, n := range a.named {
+		eachPart(n.Value, look)
+	}
+	return found
+}

@@ -55,6 +55,7 @@ type Call struct {
 	Unary    bool          // the caller takes one value: streams are collected
 	Timeout  time.Duration // what the caller asked for; 0 leaves it to the method
 	Grace    time.Duration // how long after the deadline the answer is held back
+	Hops     int           // how often it was forwarded on its way here; see MaxHops
 	Key      string        // the caller's id, unique among its calls in flight; "" for none. May be set by Reply.Own
 
 	link     *Link
@@ -386,5 +387,5 @@ func (c *Call) CallClient(ctx context.Context, path []PathPart, args ...Value) (
 	if c.Client == nil {
 		return Value{}, &Error{Code: CodeUnavailable, Message: "the caller cannot be called", Ran: RanNo}
 	}
-	return Do(ctx, c.Client, &Call{Path: path, Args: ListArgs(args...), Peer: Local, Protocol: c.Protocol, Trace: c.Trace})
+	return Do(ctx, c.Client, &Call{Path: path, Args: ListArgs(args...), Peer: c.Peer, Protocol: c.Protocol, Trace: c.Trace})
 }

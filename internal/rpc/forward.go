@@ -2,14 +2,27 @@ package rpc
 
 import "fmt"
 
+// MaxHops is how often a call is forwarded: beyond it, it goes in a circle.
+// The count is part of the call (Call.Hops) and goes along on every way that
+// has a place for it, so it also bounds how deep forwarding nests on one stack.
+const MaxHops = 8
+
+// ErrLoop ends a call that was forwarded too often.
+var ErrLoop = &Error{Code: CodeInvalidParams, Message: "forwarding loop", Ran: RanNo}
+
 // Forward lets t answer c, as the method that path names there: the result,
 // the error or the stream of t becomes that of c, and so does the deadline of c.
 // A call that ends before t has answered is cancelled there. c is registered
 // (Own) first; nothing blocks.
 //
 // It is how calls reach methods that are elsewhere: in a provider, behind a
-// reference, in another server.
+// reference, in another server. What was forwarded MaxHops times fails with
+// ErrLoop.
 func Forward(b *Batch, c *Call, t Target, path []PathPart, args Args) {
+	if c.Hops >= MaxHops {
+		c.Finish(b, Value{}, ErrLoop)
+		return
+	}
 	c.Own()
 	args.Own()
 	if c.Settled() { // its key was in use
@@ -17,7 +30,7 @@ func Forward(b *Batch, c *Call, t Target, path []PathPart, args Args) {
 	}
 	f := &forwarded{outer: c}
 	f.inner = Call{
-		Method: c.Method, Path: path, Args: args, Peer: c.Peer, Protocol: c.Protocol, Trace: c.Trace,
+		Method: c.Method, Path: path, Get: c.Get, Args: args, Hops: c.Hops + 1, Peer: c.Peer, Protocol: c.Protocol, Trace: c.Trace,
 		Client: c.Client, Input: c.Input, Unary: c.Unary, Reply: f,
 		index: -1, began: c.began, deadline: c.deadline,
 	}
@@ -49,10 +62,10 @@ func (f *forwarded) Open(b *Batch, _ *Call, src Source) Sink { return f.outer.Op
 func (f *forwarded) Own() {}
 
 // Positional returns the arguments in the order of m's parameters, for targets
-// that know no names. Parameters that were left out get their defaults; those
-// that have none are undefined, as far as something follows. Whatever comes for a
-// method without described parameters is passed on as it is: then names are one
-// object, the last argument.
+// that know no names. Parameters that were left out are undefined, as far as
+// something follows: their defaults are the target's own business. Whatever comes
+// for a method without described parameters is passed on as it is: then names are
+// one object, the last argument.
 func Positional(m *Method, a *Args) ([]Value, *Error) {
 	var list []Value
 	for v := range a.List() {
@@ -82,19 +95,30 @@ func Positional(m *Method, a *Args) ([]Value, *Error) {
 		list[i] = v
 	}
 	for i, p := range m.Params {
-		switch {
-		case i < len(list) && !list[i].IsUndefined() || p.Stream || p.Rest:
-		case p.Required:
+		if p.Required && !p.Stream && !p.Rest && (i >= len(list) || list[i].IsUndefined()) {
 			return nil, Errorf(CodeInvalidParams, "argument %q is missing", p.Name)
-		case p.Default.IsUndefined():
-		default:
-			for len(list) <= i {
-				list = append(list, Value{})
+		}
+	}
+	return list, nil
+}
+
+// FillHoles returns positional arguments for a target whose wire has no word for
+// one that was left out before others: it gets the default that it has declared
+// itself.
+func FillHoles(m *Method, list []Value) []Value {
+	if m == nil {
+		return list
+	}
+	copied := false
+	for i := range min(len(list), len(m.Params)) {
+		if p := &m.Params[i]; list[i].IsUndefined() && !p.Default.IsUndefined() {
+			if !copied {
+				list, copied = append([]Value(nil), list...), true
 			}
 			list[i] = p.Default
 		}
 	}
-	return list, nil
+	return list
 }
 
 // ByNames returns what Positional returns as named arguments, for targets that

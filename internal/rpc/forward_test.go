@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"context"
 	"strings"
 	"testing"
 )
@@ -10,10 +11,10 @@ func TestPositional(t *testing.T) {
 		{Name: "a", Required: true}, {Name: "b", Default: RawString("7")}, {Name: "c"},
 	}}
 	for _, c := range []struct{ args, want string }{
-		{`[1]`, "1 7"},
+		{`[1]`, "1"},
 		{`[1,2,3]`, "1 2 3"},
-		{`{"a":1}`, "1 7"},
-		{`{"c":3,"a":1}`, "1 7 3"},
+		{`{"a":1}`, "1"},
+		{`{"c":3,"a":1}`, "1  3"},
 		{`{"b":2,"a":1}`, "1 2"},
 		{`[1,2,3,4]`, "error: x.y takes at most 3"},
 		{`{"b":2}`, `error: argument "a" is missing`},
@@ -54,5 +55,41 @@ func TestParsePath(t *testing.T) {
 		if _, err := ParsePath(bad); err == nil {
 			t.Errorf("%q is a path", bad)
 		}
+	}
+}
+
+// A call that is forwarded in a circle ends, whether what forwards it answers at
+// once or in a goroutine, and however the circle is closed.
+func TestForwardEndsLoops(t *testing.T) {
+	hops := 0
+	var a, b Target
+	a = TargetFunc(func(batch *Batch, c *Call) { hops++; Forward(batch, c, b, c.Path, c.Args) })
+	b = TargetFunc(func(batch *Batch, c *Call) { hops++; Forward(batch, c, a, c.Path, c.Args) })
+	if _, err := Do(context.Background(), a, &Call{}); err == nil || err.Error() != ErrLoop.Error() {
+		t.Errorf("forwarded: %v", err)
+	}
+	if hops != MaxHops+1 {
+		t.Errorf("%d started, want the first and %d hops", hops, MaxHops)
+	}
+	hops = 0
+	var self *Method
+	self = NewMethod(&Method{Name: "self"}, func(c *Call) (Value, error) {
+		hops++
+		return NewRef(self, nil).Call(c)
+	})
+	if _, err := Do(context.Background(), self, &Call{}); err == nil || err.Error() != ErrLoop.Error() {
+		t.Errorf("called by a method: %v", err)
+	}
+	if hops != MaxHops+1 {
+		t.Errorf("%d started, want the first and %d hops", hops, MaxHops)
+	}
+}
+
+func TestFillHoles(t *testing.T) {
+	m := &Method{Params: []Param{{Name: "a"}, {Name: "b", Default: RawString("7")}, {Name: "c", Default: RawString("8")}}}
+	list := []Value{{}, {}, RawString("3")}
+	got := FillHoles(m, list)
+	if raw, _ := got[1].Raw(); len(got) != 3 || !got[0].IsUndefined() || string(raw) != "7" || !list[1].IsUndefined() {
+		t.Errorf("got %v of %v", got, list)
 	}
 }

@@ -26,7 +26,7 @@ func (f TargetFunc) Start(b *Batch, c *Call) { f(b, c) }
 type Ref struct {
 	Target Target
 	OneWay bool // calls are never answered (kkrpc callbacks): they finish at once with undefined
-	Owner  any  // who made it, so that a protocol knows its own references; may be nil
+	Owner  any  // the connection's side that made it, so that a protocol knows its own references; nil: the hub itself
 	ID     any  // the owner's name for it
 
 	holds    atomic.Int64
@@ -114,8 +114,14 @@ type PathPart struct {
 }
 
 // Do starts a call on t from Go code and waits for its answer under ctx; the
-// call is cancelled with ctx. A streamed answer arrives as an array.
+// call is cancelled with ctx. A streamed answer arrives as an array. Within a
+// call it is a hop of it.
 func Do(ctx context.Context, t Target, c *Call) (Value, error) {
+	if from := From(ctx); from != nil {
+		if c.Hops = max(c.Hops, from.Hops+1); c.Hops > MaxHops {
+			return Value{}, ErrLoop
+		}
+	}
 	a := &answer{done: make(chan struct{})}
 	c.Reply = a
 	c.Unary = true

@@ -22,6 +22,7 @@ type evaluator struct {
 	paid   bool      // the next operation is: it is an instruction of a map
 	nested int       // how many calls enclose the present position
 	depth  int       // of the expression at the present position; see maxDepth
+	hops   int       // of the call that the message answers
 }
 
 // Limits of expressions, which are those of the JavaScript library: what we
@@ -412,6 +413,7 @@ func (e *evaluator) reference(tag string) (p *promise, stub, ok bool, err error)
 			return nil, false, false, err
 		}
 		p = newPromise(e.s)
+		p.hops = e.hops
 		p.operate(e.batch, base, path, false, list, args)
 		return p, tag == "import", true, nil
 	}
@@ -423,6 +425,7 @@ func (e *evaluator) reference(tag string) (p *promise, stub, ok bool, err error)
 		return base, tag == "import", true, nil
 	}
 	p = newPromise(e.s)
+	p.hops = e.hops
 	p.operate(e.batch, base, path, true, nil, nil)
 	return p, tag == "import", true, nil
 }

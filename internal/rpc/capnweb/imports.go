@@ -20,6 +20,7 @@ type imported struct {
 	local    int // references to it
 	answer   func(b *rpc.Batch, p *promise, rejected bool)
 	broken   func(cause *rpc.Error) // the session ended before an answer
+	hops     int                    // of the call that is to be answered
 	quiet    bool                   // the answer of a stream message: it is not released
 }
 
@@ -105,6 +106,17 @@ func (s *Session) importPromise(id int64) (*promise, error) {
 	return p, nil
 }
 
+// hopsOf returns how often the call was forwarded whose answer comes under id: what
+// the answer asks for goes on from there.
+func (s *Session) hopsOf(id int64) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if x := s.imports[id]; x != nil {
+		return x.hops
+	}
+	return 0
+}
+
 // settled handles the peer's answer p, of which it has the hold.
 func (s *Session) settled(b *rpc.Batch, id int64, p *promise, rejected bool) {
 	s.mu.Lock()
@@ -172,7 +184,7 @@ func (t *importTarget) Start(b *rpc.Batch, c *rpc.Call) {
 		return
 	}
 	s := t.s
-	x := &imported{mentions: 1}
+	x := &imported{mentions: 1, hops: c.Hops}
 	x.answer = func(b *rpc.Batch, p *promise, rejected bool) {
 		pl, fail := p.take(rejected)
 		if fail != nil {

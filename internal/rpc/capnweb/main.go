@@ -10,15 +10,19 @@ import (
 // mainObject is the method table as an object: dots in names are nested
 // namespaces. A property that does not exist reads as undefined, calling it is
 // a TypeError, as with a JavaScript object.
+//
+// It acts for the session that it was made in, whoever holds a reference to it
+// or to a part of it: see Session.act.
 type mainObject struct {
 	table *rpc.Table
-	peer  *rpc.Peer // on whose behalf calls run; nil: of the caller itself
+	peer  *rpc.Peer // on whose behalf calls run; nil: of the session
+	of    *Session  // nil until a session has it
 }
 
 // NewMain returns a reference to the method table whose calls run on behalf of
 // peer: what a method returns that lets its caller do more than before.
 func NewMain(table *rpc.Table, peer *rpc.Peer) *rpc.Ref {
-	return rpc.NewRef(&mainObject{table, peer}, nil)
+	return rpc.NewRef(&mainObject{table: table, peer: peer}, nil)
 }
 
 // method returns the row that a call names. Without one, refused is the error
@@ -76,9 +80,11 @@ func (o *mainObject) namespace(name string) bool {
 
 // Start follows the path of c.
 func (o *mainObject) Start(b *rpc.Batch, c *rpc.Call) {
-	if o.peer != nil {
-		c.Peer = o.peer
+	if o.away(c) {
+		o.of.act(b, c, o)
+		return
 	}
+	o.takes(c)
 	if !c.Get {
 		m, refused := o.method(c.Path, false)
 		switch {
@@ -88,19 +94,19 @@ func (o *mainObject) Start(b *rpc.Batch, c *rpc.Call) {
 			c.Finish(b, rpc.Value{}, notFunction("main"))
 		default:
 			c.Path = nil
-			checked{m, o.peer}.Start(b, c)
+			checked{m, o}.Start(b, c)
 		}
 		return
 	}
 	// What is read may be handed on: it goes on permitting what its reader may,
 	// whoever calls it, no less and no more.
-	bound := &mainObject{o.table, c.Peer}
+	bound := &mainObject{o.table, c.Peer, o.of}
 	name, ok := dotted(c.Path)
 	switch {
 	case len(c.Path) == 0:
 		c.Finish(b, rpc.TreeValue(rpc.NewRef(bound, nil)), nil)
 	case ok && o.table.Lookup(name) != nil:
-		c.Finish(b, rpc.TreeValue(rpc.NewRef(checked{o.table.Lookup(name), c.Peer}, nil)), nil)
+		c.Finish(b, rpc.TreeValue(rpc.NewRef(checked{o.table.Lookup(name), bound}, nil)), nil)
 	case ok && o.namespace(name):
 		c.Finish(b, rpc.TreeValue(rpc.NewRef(&namespace{bound, slices.Clone(c.Path)}, nil)), nil)
 	default:
@@ -116,14 +122,16 @@ func (o *mainObject) Start(b *rpc.Batch, c *rpc.Call) {
 // not come straight from a connection's link.
 type checked struct {
 	m    *rpc.Method
-	peer *rpc.Peer // on whose behalf it runs; nil: of the caller itself
+	main *mainObject // where it was read: it acts for the same
 }
 
 func (t checked) Start(b *rpc.Batch, c *rpc.Call) {
-	c.Method = t.m
-	if t.peer != nil {
-		c.Peer = t.peer
+	if t.main.away(c) {
+		t.main.of.act(b, c, t)
+		return
 	}
+	t.main.takes(c)
+	c.Method = t.m
 	switch {
 	case len(c.Path) > 0 && c.Get:
 		c.Finish(b, rpc.Value{}, nil)
@@ -138,12 +146,24 @@ func (t checked) Start(b *rpc.Batch, c *rpc.Call) {
 	}
 }
 
+// takes makes c a call on behalf of whom o acts for.
+func (o *mainObject) takes(c *rpc.Call) {
+	if o.peer != nil || o.of != nil {
+		c.Peer = o.Behalf()
+	}
+}
+
 // Behalf is on whose behalf calls run: see rpc.Bound.
-func (o *mainObject) Behalf() *rpc.Peer { return o.peer }
+func (o *mainObject) Behalf() *rpc.Peer {
+	if o.peer == nil && o.of != nil {
+		return o.of.Peer()
+	}
+	return o.peer
+}
 
-func (t checked) Behalf() *rpc.Peer { return t.peer }
+func (t checked) Behalf() *rpc.Peer { return t.main.Behalf() }
 
-func (n *namespace) Behalf() *rpc.Peer { return n.main.peer }
+func (n *namespace) Behalf() *rpc.Peer { return n.main.Behalf() }
 
 // namespace is a part of the main object that was read as a property.
 type namespace struct {

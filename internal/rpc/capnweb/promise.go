@@ -41,6 +41,7 @@ type promise struct {
 	list []rpc.Value
 	args *payload
 	kept int // bytes of list and path that are counted
+	hops int // of the call whose answer asks for it
 }
 
 // trampoline is how many promises of a chain settle on one stack.
@@ -368,12 +369,16 @@ func (p *promise) start(b *rpc.Batch, t rpc.Target, path []rpc.PathPart) {
 			return
 		case m != nil:
 			t, c.Path = m, nil
+			if main.peer != nil {
+				t = checked{m, main}
+			}
 		}
 	}
 	if !p.get {
 		c.Args = rpc.ListArgs(p.list...)
 	}
 	c.Peer, c.Protocol, c.Reply, c.Unary = s.peer.Load(), rpc.Capnweb, p, s.unary
+	c.Hops = p.hops
 	c.Trace = s.trace
 	if !s.unary {
 		c.Client = s.client
@@ -437,9 +442,7 @@ func (p *promise) endArgs(result *payload) {
 // Result takes the value that a method returned. References among the
 // arguments are lent to the method; any other that it returns is given to p.
 func (p *promise) Result(b *rpc.Batch, c *rpc.Call, v rpc.Value) {
-	if c.Peer != nil && c.Peer != p.s.peer.Load() {
-		v = p.bind(v, c.Peer)
-	}
+	v = p.s.bind(v, c.Peer, p.lent)
 	out := payload{v: v}
 	err := p.adopt(&out)
 	for _, r := range out.refs {
@@ -483,7 +486,7 @@ func (p *promise) Open(b *rpc.Batch, c *rpc.Call, src rpc.Source) rpc.Sink {
 	}
 	st := newStream(&resultSource{c, src})
 	p.settle(b, &payload{v: rpc.TreeValue(st), streams: []rpc.Readable{st}}, nil)
-	return &resultSink{p, st}
+	return &resultSink{p, bindSink{st, p.s, c.Peer}, st}
 }
 
 // Own does nothing: the promise borrows nothing but the arguments.
@@ -502,11 +505,10 @@ func (r *resultSource) Stop(cause *rpc.Error) { go r.c.Cancel(cause) }
 
 // resultSink is the method's side of a streamed result.
 type resultSink struct {
-	p  *promise
+	p *promise
+	bindSink
 	st *stream
 }
-
-func (r *resultSink) Item(b *rpc.Batch, v rpc.Value) { r.st.Item(b, v) }
 
 func (r *resultSink) End(b *rpc.Batch, err *rpc.Error) {
 	r.p.endArgs(nil)
@@ -516,40 +518,54 @@ func (r *resultSink) End(b *rpc.Batch, err *rpc.Error) {
 // promiseTarget is a promise passed as a reference: calls on it wait until it settles.
 type promiseTarget struct{ p *promise }
 
+// Start waits and follows in a loop: a promise may have become another one, and
+// that again, for as long as a client likes.
 func (t promiseTarget) Start(b *rpc.Batch, c *rpc.Call) {
-	if !t.p.done.Load() {
-		c.Own()
-		if t.p.after(nil, func(b *rpc.Batch) { t.start(b, c) }) {
+	for {
+		if !t.p.done.Load() {
+			c.Own()
+			if t.p.after(nil, func(b *rpc.Batch) { t.Start(b, c) }) {
+				return
+			}
+		}
+		next := t.next(b, c)
+		if next == nil {
 			return
 		}
+		further, ok := next.(promiseTarget)
+		if !ok {
+			next.Start(b, c)
+			return
+		}
+		t = further
 	}
-	t.start(b, c)
 }
 
-func (t promiseTarget) start(b *rpc.Batch, c *rpc.Call) {
+// next returns what answers c, nil when it was answered here.
+func (t promiseTarget) next(b *rpc.Batch, c *rpc.Call) rpc.Target {
 	if t.p.fail != nil {
 		c.Finish(b, rpc.Value{}, t.p.fail)
-		return
+		return nil
 	}
 	v := t.p.value
 	for {
 		if r, ok := v.AsRef(); ok {
-			r.Target.Start(b, c)
-			return
+			return r.Target
 		}
 		if len(c.Path) == 0 {
 			break
 		}
 		if v.IsUndefined() {
 			c.Finish(b, rpc.Value{}, readOfUndefined(c.Path[0].Name))
-			return
+			return nil
 		}
 		v, _ = step(v, c.Path[0])
 		c.Path = c.Path[1:]
 	}
 	if !c.Get {
 		c.Finish(b, rpc.Value{}, notFunction("stub"))
-		return
+		return nil
 	}
 	c.Finish(b, v, nil)
+	return nil
 }

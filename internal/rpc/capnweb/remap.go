@@ -18,7 +18,7 @@ func (e *evaluator) remap(id int64, path []rpc.PathPart) (*promise, bool, bool, 
 	if err != nil {
 		return nil, false, false, err
 	}
-	m := &mapping{p: newPromise(e.s), budget: e.budget}
+	m := &mapping{p: newPromise(e.s), budget: e.budget, hops: e.hops}
 	if err := e.captures(m); err != nil {
 		base.unref()
 		m.drop()
@@ -39,6 +39,7 @@ func (e *evaluator) remap(id int64, path []rpc.PathPart) (*promise, bool, bool, 
 	source := base
 	if len(path) > 0 {
 		source = newPromise(e.s)
+		source.hops = e.hops
 		source.operate(e.batch, base, path, true, nil, nil)
 	}
 	m.source = source
@@ -103,6 +104,7 @@ type mapping struct {
 	captures []*promise
 	body     []byte // the list of instructions
 	budget   *budget
+	hops     int // of the call whose answer asks for it
 }
 
 func (m *mapping) drop() {
@@ -197,7 +199,7 @@ func (m *mapping) element(b *rpc.Batch, v rpc.Value) (*promise, error) {
 	el.done.Store(true)
 	scope := &mapScope{captures: m.captures, results: []*promise{el}}
 	defer scope.drop()
-	e := &evaluator{s: s, b: m.body, i: 1, batch: b, scope: scope, budget: m.budget, nested: 1}
+	e := &evaluator{s: s, b: m.body, i: 1, batch: b, scope: scope, budget: m.budget, hops: m.hops, nested: 1}
 	for e.more() {
 		if err := e.spend(&e.budget.ops); err != nil {
 			return nil, err

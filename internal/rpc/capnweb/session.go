@@ -119,7 +119,10 @@ func newSession(wire transport, link *rpc.Link, peer *rpc.Peer, main rpc.Target,
 			c.Finish(b, rpc.Value{}, &rpc.Error{Code: rpc.CodeHandler, Message: "This connection has no main object.", Ran: rpc.RanNo})
 		})
 	}
-	s.own, _ = main.(*mainObject)
+	if table, ok := main.(*mainObject); ok {
+		s.own = &mainObject{table.table, table.peer, s}
+		main = s.own
+	}
 	s.main = newPromise(s)
 	s.main.value = rpc.TreeValue(rpc.NewRef(main, nil))
 	s.main.settled = true
@@ -131,6 +134,9 @@ func newSession(wire transport, link *rpc.Link, peer *rpc.Peer, main rpc.Target,
 
 // SetPeer changes on whose behalf later calls run.
 func (s *Session) SetPeer(p *rpc.Peer) { s.peer.Store(p) }
+
+// Peer returns on whose behalf calls run now.
+func (s *Session) Peer() *rpc.Peer { return s.link.Peer(s.peer.Load()) }
 
 // Entries returns how many exports (without the main object) and imports there are.
 func (s *Session) Entries() (exports, imports int) {
@@ -249,6 +255,7 @@ func (s *Session) receive(b *rpc.Batch, msg []byte) error {
 		if !e.more() {
 			return bad()
 		}
+		e.hops = s.hopsOf(id)
 		p, err := e.expression()
 		if err != nil {
 			return err

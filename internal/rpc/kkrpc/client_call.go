@@ -106,6 +106,9 @@ func (s *Session) forgetCall(id string) {
 
 func (s *Session) appendRequest(dst []byte, o *outCall) (_ []byte, fresh []string, err error) {
 	a := argsOut(&o.args)
+	if o.d == Classic && a.named == nil {
+		a.list = rpc.FillHoles(o.call.Method, a.list) // null is no undefined
+	}
 	var path []string
 	for _, p := range o.call.Path {
 		path = append(path, p.Name)
