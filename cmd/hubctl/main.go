@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -73,6 +74,9 @@ func (c *console) flush() {
 // errInterrupted is the cause of the context when a signal ended the program.
 var errInterrupted = errors.New("interrupted")
 
+// endLimit is how long the program may take to end after a signal.
+const endLimit = time.Second
+
 // run is the whole program without os.Exit, so that tests can call it.
 func run(args []string, con console) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -84,6 +88,7 @@ func run(args []string, con console) int {
 	done := make(chan struct{})
 	defer close(done)
 	go func() { // ends with run
+		var late <-chan time.Time
 		for n := 0; ; n++ {
 			select {
 			case sig := <-signals:
@@ -92,14 +97,16 @@ func run(args []string, con console) int {
 					n--
 					continue
 				}
+			case <-late:
 			case <-done:
 				return
 			}
-			if n > 0 { // the first one is taking too long
+			if n > 0 { // it takes too long: a second signal, or it waits for what no context ends, such as stdin
 				a.leave()
 				os.Exit(exitInterrupted)
 			}
 			cancel(errInterrupted)
+			late = time.After(endLimit)
 		}
 	}()
 	defer a.leaveOnPanic()
