@@ -124,7 +124,7 @@ func (a *app) examine(ctx context.Context) (findings []finding) {
 		findings = append(findings, d.Findings...)
 	case kind == client.KindPermission || kind == client.KindUnauthenticated:
 		add(finding{"permission", levelWarn, "this user may not ask the hub about itself (scope admin)",
-			"run it as the user of the hub or as root, or with a token that has the scope"})
+			"run it as the user of the hub or as root, or with a token that has the scope; hubctl whoami shows who you are"})
 	default:
 		add(finding{"hub", levelFail, err.Error(), "look into the hub's log: journalctl -u hubd"})
 	}
@@ -164,24 +164,36 @@ func checkSocket(ctx context.Context, path string) finding {
 	return finding{Name: "socket", Level: levelOK, Detail: fmt.Sprintf("mode %04o", st.Mode().Perm())}
 }
 
-// permissionFix says how this user gets to a socket that it may not use: by its
-// group, if that has the permission and is one for people.
+// permissionFix says how this user gets to a socket that it may not use: by the
+// group of what is closed to it, if that has the permission and is one for people.
 func permissionFix(path string) string {
 	what, need := path, fs.FileMode(0o020) // to connect is to write
 	st, err := os.Stat(what)
-	if err != nil {
-		what, need = filepath.Dir(path), 0o010
+	for errors.Is(err, fs.ErrPermission) { // what is closed is the folder above
+		what, need = filepath.Dir(what), 0o010
 		st, err = os.Stat(what)
 	}
 	if err != nil {
-		return "sudo usermod -aG hubd $USER, then log in again"
+		return "name a hub of this user with --socket or HUBD_SOCKET"
 	}
 	owner, group := ownersOf(st)
-	if st.Mode().Perm()&need != 0 && group != "root" {
-		return "sudo usermod -aG " + group + " $USER, then log in again"
+	if st.Mode().Perm()&need != 0 && isShared(owner, group) {
+		return "sudo usermod -aG " + group + " $USER, then log in again: members may read; for more the hub needs " +
+			"peers: {\"@" + group + "\": [read, call]}"
 	}
-	return what + " is for " + owner + " alone: run hubctl as " + owner + ", or let a group in: --listen 'unix://" + path + "?mode=0660&group=hubd'"
+	return what + " is for " + owner + " alone: run hubctl as " + owner + ", or have " + owner +
+		" let a group in with hubd --listen 'unix:///PATH?mode=0660&group=GROUP'"
 }
+
+// isShared reports whether group is one that people become members of, not
+// that of root and not the one that each user has alone.
+func isShared(owner, group string) bool {
+	_, err := user.LookupGroup(group)
+	return err == nil && group != "root" && (group != owner || group == systemGroup)
+}
+
+// systemGroup is the group of the system's hub; its user is of the same name.
+const systemGroup = "hubd"
 
 // ownersOf names the user and the group of a file, by number where they have no name.
 func ownersOf(st fs.FileInfo) (owner, group string) {

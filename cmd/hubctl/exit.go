@@ -173,6 +173,10 @@ func explain(err error) (text, hint string) {
 		}
 	case client.KindTimeout:
 		hint = "--timeout allows more time"
+	case client.KindPermission:
+		if strings.Contains(e.Message, "hub.whoami") {
+			hint = `"hubctl whoami" shows who the hub takes you for, and what gives the scopes`
+		}
 	case client.KindUnauthenticated:
 		hint = "put the token into the variable HUBD_TOKEN"
 	case client.KindOverloaded:

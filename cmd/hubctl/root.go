@@ -106,7 +106,7 @@ else at /run/hubd/hub.sock.`,
 	group(root, "Methods:", newCall(a), newMethods(a), newDescribe(a), newBridge(a))
 	group(root, "State and files:", newState(a), newFile(a))
 	group(root, "Sessions:", newAttach(a), newRun(a), newPublish(a), newSession(a))
-	group(root, "The hub:", newStatus(a), newPing(a), newWait(a), newTop(a), newMonitor(a), newLogLevel(a), newReload(a), newToken(a))
+	group(root, "The hub:", newStatus(a), newWhoami(a), newPing(a), newWait(a), newTop(a), newMonitor(a), newLogLevel(a), newReload(a), newToken(a))
 	group(root, "First aid:", newDoctor(a), newCheck(a), newBugreport(a))
 	group(root, "hubctl itself:", newContext(a))
 	root.AddCommand(newExitCodes())

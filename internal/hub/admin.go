@@ -148,6 +148,7 @@ func counterValue(c prometheus.Counter) float64 {
 func (h *hub) adminMethods() []*rpc.Method {
 	return []*rpc.Method{
 		h.reloadMethod(),
+		h.whoamiMethod(),
 		rpc.Handle("hub.log_level", h.setLogLevel, rpc.Needs(rpc.ScopeAdmin),
 			rpc.Doc("Change the level of the log until the next reload or restart, and return it.")),
 		rpc.HandleStream("hub.monitor", h.monitor, rpc.Needs(rpc.ScopeAdmin), rpc.Endless(), rpc.NeverSlow(),

@@ -29,14 +29,16 @@ func (c *conn) identify() (*rpc.Peer, error) {
 		if err != nil {
 			return nil, err
 		}
-		p := &rpc.Peer{UID: int(cred.Uid), GID: int(cred.Gid), PID: int(cred.Pid)}
+		p := &rpc.Peer{UID: int(cred.Uid), GID: int(cred.Gid), PID: int(cred.Pid), By: rpc.ByKernel}
 		return c.hub.live.Load().user(a, p, c.groups), nil
 	}
 	switch a.auth {
 	case authNone:
-		p := &rpc.Peer{UID: -1, GID: -1, PID: -1, Scopes: rpc.ScopeRead | rpc.ScopeCall | rpc.ScopeProvide}
+		p := &rpc.Peer{UID: -1, GID: -1, PID: -1, Scopes: rpc.ScopeRead | rpc.ScopeCall | rpc.ScopeProvide, By: rpc.ByNobody,
+			Source: "hubctl token create: a token permits more"}
 		if a.scopes != 0 {
 			p.Scopes &= a.scopes
+			p.Source = "scopes= of the listener, or " + p.Source
 		}
 		return p, nil
 	case authUID:
@@ -45,9 +47,9 @@ func (c *conn) identify() (*rpc.Peer, error) {
 			return nil, err
 		}
 		groups := func() ([]int, error) { return groupsOf(uid) }
-		return c.hub.live.Load().user(a, &rpc.Peer{UID: uid, GID: -1, PID: -1}, groups), nil
+		return c.hub.live.Load().user(a, &rpc.Peer{UID: uid, GID: -1, PID: -1, By: rpc.ByKernel}, groups), nil
 	default:
-		return &rpc.Peer{UID: -1, GID: -1, PID: -1, Unauthenticated: true}, nil
+		return &rpc.Peer{UID: -1, GID: -1, PID: -1, Unauthenticated: true, By: rpc.ByNobody}, nil
 	}
 }
 
@@ -58,8 +60,13 @@ func (c *conn) identify() (*rpc.Peer, error) {
 // group may read. Everybody else is nobody: nil.
 func (l *live) user(a address, p *rpc.Peer, groups func() ([]int, error)) *rpc.Peer {
 	p.Scopes = l.scopes(a, p.UID, groups)
+	p.Source = "peers in the configuration of the hub"
+	if a.scopes != 0 && p.UID != os.Geteuid() && p.UID != 0 {
+		p.Source += ", or scopes= of the listener"
+	}
 	if a.network == "tcp" && a.scopes != 0 {
 		p.Scopes &= a.scopes
+		p.Source = "scopes= of the listener"
 	}
 	if p.Scopes == 0 {
 		return nil

@@ -212,10 +212,13 @@ func (l *live) certified(a address, cert *x509.Certificate) *rpc.Peer {
 	}
 	for _, name := range names {
 		if scopes := l.clients[name]; name != "" && scopes != 0 {
+			source := "tls.clients in the configuration of the hub"
 			if a.scopes != 0 {
 				scopes &= a.scopes
+				source += ", or scopes= of the listener"
 			}
-			return &rpc.Peer{UID: -1, GID: -1, PID: -1, Name: name, Scopes: scopes, Grant: rpc.NewGrant(cert.NotAfter)}
+			return &rpc.Peer{UID: -1, GID: -1, PID: -1, Name: name, Scopes: scopes, Grant: rpc.NewGrant(cert.NotAfter),
+				By: rpc.ByCertificate, Source: source}
 		}
 	}
 	return nil

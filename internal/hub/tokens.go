@@ -47,16 +47,18 @@ type tokenInfo struct {
 }
 
 func tokenInfoOf(t trust.Token) tokenInfo {
-	stamp := func(at time.Time) *string {
-		if at.IsZero() {
-			return nil
-		}
-		return new(at.UTC().Format(time.RFC3339))
-	}
 	return tokenInfo{
 		ID: t.ID, Name: t.Name, Scopes: strings.Split(t.Scopes.String(), ","), Methods: append([]string{}, t.Methods...),
-		Created: *stamp(t.Created), Expires: stamp(t.Expires), Used: stamp(t.Used), Expired: t.Expired(time.Now()),
+		Created: *stampOf(t.Created), Expires: stampOf(t.Expires), Used: stampOf(t.Used), Expired: t.Expired(time.Now()),
 	}
+}
+
+// stampOf writes a time; nil for the zero one.
+func stampOf(at time.Time) *string {
+	if at.IsZero() {
+		return nil
+	}
+	return new(at.UTC().Format(time.RFC3339))
 }
 
 type newToken struct {

@@ -107,12 +107,14 @@ func (h *hub) authenticate(c *conn, token string) (*rpc.Peer, error) {
 	if err != nil {
 		return nil, h.refuseToken(c, err)
 	}
-	p := &rpc.Peer{UID: -1, GID: -1, PID: -1, Name: t.Name, Scopes: t.Scopes, Methods: t.Methods, Grant: grant}
+	p := &rpc.Peer{UID: -1, GID: -1, PID: -1, Name: t.Name, Scopes: t.Scopes, Methods: t.Methods, Grant: grant,
+		By: rpc.ByToken, Source: "hubctl token create --scopes"}
 	if base := c.base; base != nil {
 		p.UID, p.GID, p.PID = base.UID, base.GID, base.PID
 	}
 	if a := c.listener.addr; a.network == "tcp" && a.scopes != 0 {
 		p.Scopes &= a.scopes
+		p.Source += ", or scopes= of the listener"
 	}
 	if !h.open.authenticated(c, p) {
 		h.metrics.rejected(limitConnectionsUID)

@@ -156,7 +156,7 @@ func TestAnotherUserGetsNothing(t *testing.T) {
 	// Where the listener means others, they have what it says.
 	got := s.say("unix://"+meant, nil, ask...)
 	if !strings.Contains(got, `"request_id":"1","result":1`) || !strings.Contains(got, "not allowed to call state.put") ||
-		!strings.Contains(got, "shutdown needs the scope admin") {
+		!strings.Contains(got, "shutdown: that needs the scope admin") {
 		t.Errorf("a socket with scopes=read: %s", got)
 	}
 	w := h.dial()

@@ -25,6 +25,10 @@ func Needs(s Scope) Option { return func(m *Method) { m.Scope = s } }
 // Open lets everybody call the method, before authentication as well.
 func Open() Option { return func(m *Method) { m.Open = true } }
 
+// Also names methods whose work this one does: the method patterns of a token
+// must cover them as well, so that a narrow token has no way around them.
+func Also(methods ...string) Option { return func(m *Method) { m.Also = methods } }
+
 // Within sets the deadline of a call that names none itself; negative is none.
 func Within(d time.Duration) Option { return func(m *Method) { m.Deadline = d } }
 

@@ -82,7 +82,8 @@ type Method struct {
 	Deadline  time.Duration // 0: the hub's default; negative: none unless the caller asks
 	Slow      time.Duration // 0: the hub's default; negative: never
 	Scope     Scope
-	Open      bool // peers that have yet to authenticate may call it, too
+	Also      []string // names of further methods that the patterns of a token must cover: what it does is theirs
+	Open      bool     // peers that have yet to authenticate may call it, too
 	Run       Mode
 	Lenient   bool   // unknown argument names are ignored
 	Provider  string // who offers it; "" for the hub itself

@@ -55,6 +55,9 @@ type Peer struct {
 	Scopes        Scope
 	Methods       []string // patterns (a trailing * matches the rest); none means all
 
+	By     Identity // how it was found out who that is
+	Source string   // what gives the peer its scopes, for refusals: a key of the configuration, a command; "" for none
+
 	// Unauthenticated says that the peer has yet to say who it is: what it may
 	// not call is answered with CodeUnauthenticated.
 	Unauthenticated bool
@@ -62,6 +65,18 @@ type Peer struct {
 	// connection does; nil when they cannot.
 	Grant *Grant
 }
+
+// Identity is how it was found out who a peer is.
+type Identity string
+
+// The ways. The zero value is that of peers of protocols' own tests.
+const (
+	ByKernel      Identity = "user"        // the kernel has named the user
+	ByToken       Identity = "token"       // it has presented a token
+	ByCertificate Identity = "certificate" // it has shown a certificate
+	ByNobody      Identity = "nobody"      // nobody was asked, or nothing was said yet
+	ByHub         Identity = "hub"         // it is the hub itself
+)
 
 // Grant is a permission that can be taken back while connections use it, such
 // as that of a token. Its methods may be called by many goroutines.
@@ -77,13 +92,21 @@ func NewGrant(until time.Time) *Grant { return &Grant{until: until} }
 // End takes the permission back, for good.
 func (g *Grant) End() { g.ended.Store(true) }
 
+// Until returns when the permission ends by itself; the zero time is never.
+func (g *Grant) Until() time.Time {
+	if g == nil {
+		return time.Time{}
+	}
+	return g.until
+}
+
 // Holds reports whether the permission is still there. That of a nil Grant is.
 func (g *Grant) Holds() bool {
 	return g == nil || !g.ended.Load() && (g.until.IsZero() || time.Now().Before(g.until))
 }
 
 // Local is the peer of calls that the hub makes itself.
-var Local = &Peer{UID: -1, GID: -1, PID: -1, Name: "hub", Scopes: AllScopes}
+var Local = &Peer{UID: -1, GID: -1, PID: -1, Name: "hub", Scopes: AllScopes, By: ByHub}
 
 // Has reports whether the peer has one of the scopes. A nil Peer has none.
 func (p *Peer) Has(s Scope) bool { return p != nil && p.Scopes&s != 0 && p.Grant.Holds() }
@@ -96,7 +119,15 @@ func (p *Peer) May(m *Method) bool {
 	if m.Open {
 		return true
 	}
-	return p.Permits(m.Scope, m.Name)
+	if !p.Permits(m.Scope, m.Name) {
+		return false
+	}
+	for _, other := range m.Also {
+		if !p.covers(other) {
+			return false
+		}
+	}
+	return true
 }
 
 // Permits is May for what is no row of the table, such as a path of HTTP or an
@@ -135,5 +166,45 @@ func (p *Peer) Refusal(m *Method) *Error {
 	case p != nil && !p.Grant.Holds():
 		return ErrRevoked
 	}
-	return &Error{Code: CodePermissionDenied, Message: "not allowed to call " + m.Name, Ran: RanNo}
+	why := p.Why(m.Scope, m.Name)
+	for _, other := range m.Also {
+		if p.Permits(m.Scope, m.Name) && !p.covers(other) {
+			why = p.Why(m.Scope, other)
+			break
+		}
+	}
+	return &Error{Code: CodePermissionDenied, Message: "not allowed to call " + m.Name + why, Ran: RanNo}
+}
+
+// Allows refuses what a method is about to do on behalf of p when another
+// method does the same and p may not call that one: what is done in several
+// ways needs the same permissions in each. A nil Peer is the hub.
+func (p *Peer) Allows(s Scope, name string) error {
+	if p == nil || p.Permits(s, name) {
+		return nil
+	}
+	if !p.Grant.Holds() {
+		return ErrRevoked
+	}
+	return &Error{Code: CodePermissionDenied, Message: "not allowed to do what " + name + " does" + p.Why(s, name), Ran: RanNo}
+}
+
+// Why says what p lacks for the method of that name, in words that go on a
+// refusal. Scopes are named with what gives them.
+func (p *Peer) Why(s Scope, name string) string {
+	switch {
+	case p == nil:
+		return ""
+	case p.Has(s):
+		return ": the token is for other methods than " + name
+	}
+	has := p.Scopes.String()
+	if has == "" {
+		has = "none"
+	}
+	why := ": that needs the scope " + s.String() + ", the caller (hub.whoami) has " + has
+	if p.Source != "" {
+		why += "; see " + p.Source
+	}
+	return why
 }

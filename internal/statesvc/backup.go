@@ -43,7 +43,7 @@ func (s *Service) snapshotMethod() *rpc.Method {
 }
 
 func (s *Service) restoreMethod() *rpc.Method {
-	return rpc.Handle("state.restore", s.restore, rpc.Needs(rpc.ScopeAdmin), rpc.NeverSlow(),
+	return rpc.Handle("state.restore", s.restore, rpc.Needs(rpc.ScopeAdmin), rpc.Also("state.put", "state.delete"), rpc.NeverSlow(),
 		rpc.Doc("Make the items of a backup the state. It refuses over a store that was ever written to, unless overwrite is set."))
 }
 

@@ -37,7 +37,7 @@ func (s *Service) txn(b *rpc.Batch, c *rpc.Call, in txnParams) {
 
 func (s *Service) fillTx(c *rpc.Call, tx *Tx, in txnParams) (err error) {
 	left := newAllowance()
-	if tx.If, err = s.conditions(in.If, left); err != nil {
+	if tx.If, err = s.conditions(c, in.If, left); err != nil {
 		return err
 	}
 	if tx.Then, err = s.operations(c, "then", in.Then, left); err != nil {
@@ -59,10 +59,21 @@ func list(name string, v rpc.Value) ([]rpc.Value, error) {
 	return items, nil
 }
 
-func (s *Service) conditions(v rpc.Value, left *allowance) ([]Condition, error) {
+// A transaction is no way around the patterns of a token: each operation, and each
+// condition, needs what the method needs that does the same alone.
+var operationScopes = map[string]rpc.Scope{
+	"put": rpc.ScopeCall, "patch": rpc.ScopeCall, "touch": rpc.ScopeCall, "delete": rpc.ScopeCall, "get": rpc.ScopeRead,
+}
+
+func (s *Service) conditions(c *rpc.Call, v rpc.Value, left *allowance) ([]Condition, error) {
 	items, err := list("if", v)
 	if err != nil {
 		return nil, err
+	}
+	if len(items) > 0 {
+		if err := c.Peer.Allows(rpc.ScopeRead, "state.get"); err != nil {
+			return nil, err
+		}
 	}
 	conds := make([]Condition, len(items))
 	values := 0
@@ -149,6 +160,11 @@ func (s *Service) operations(c *rpc.Call, name string, v rpc.Value, left *allowa
 
 func (s *Service) operation(c *rpc.Call, op *Op, f *fields, left *allowance) (err error) {
 	kind := f.str("op", true)
+	if scope, known := operationScopes[kind]; known {
+		if err := c.Peer.Allows(scope, "state."+kind); err != nil {
+			return err
+		}
+	}
 	switch kind {
 	case "put":
 		op.Kind, op.Key = OpPut, f.str("key", true)

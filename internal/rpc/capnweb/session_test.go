@@ -348,7 +348,7 @@ func TestErrors(t *testing.T) {
 		{`["demo.fail"],[]`, `["error","TypeError","'demo.fail' is not a function.",null,{"code":"not_found","ran":"no"}]`},
 		{`["demo"],[]`, `["error","TypeError","'demo' is not a function.",null,{"code":"not_found","ran":"no"}]`},
 		{`[],[]`, `["error","TypeError","'main' is not a function.",null,{"code":"not_found","ran":"no"}]`},
-		{`["admin","only"],[]`, `["error","Error","not allowed to call admin.only",null,{"code":"permission_denied","ran":"no"}]`},
+		{`["admin","only"],[]`, `["error","Error","not allowed to call admin.only: that needs the scope admin, the caller (hub.whoami) has read,call",null,{"code":"permission_denied","ran":"no"}]`},
 		{`["state","get"],["nope"]`, `["error","Error","no such key \"nope\"",null,{"code":"not_found","ran":"yes"}]`},
 		{`["demo","fail"],[]`, `["error","TypeError","demo.fail is missing argument \"message\"",null,{"code":"invalid_params","ran":"no"}]`},
 	} {

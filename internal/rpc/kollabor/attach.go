@@ -114,6 +114,7 @@ func (c *conn) attach() {
 func (c *conn) readsOnly() {
 	p := *c.link.Peer(c.peer)
 	p.Scopes &= rpc.ScopeRead
+	p.Source = "attach with mode interactive"
 	c.peer = &p
 	c.link.SetPeer(&p)
 }

@@ -81,11 +81,7 @@ func (c *conn) may(s rpc.Scope, method string) bool {
 	if p.Permits(s, method) {
 		return true
 	}
-	why := c.frame.Action + " needs the scope " + s.String()
-	if p.Has(s) {
-		why = c.frame.Action + " needs permission for " + method
-	}
-	c.sendError(echoable(c.frame.RequestID), "not allowed: "+why)
+	c.sendError(echoable(c.frame.RequestID), "not allowed: "+c.frame.Action+p.Why(s, method))
 	if o := c.s.cfg.Observer; o != nil {
 		o.Denied(&c.conn, c.frame.Action)
 	}

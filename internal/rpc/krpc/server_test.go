@@ -400,7 +400,7 @@ func TestAuthenticationByHookParameters(t *testing.T) {
 		{`{"method": "math.add", "params": [1, 2], "pmhparams": "expired"}`, raised("unauthenticated: the token has expired")},
 		{`{"method": "math.add", "params": [1, 2], "pmhparams": {"secret": 1}}`, raised("unauthenticated: calling math.add needs authentication")},
 		{`{"method": "math.add", "params": [1, 2], "pmhparams": "secret"}`, `{"result": 3}`},
-		{`{"method": "admin.only", "pmhparams": "secret"}`, raised("permission_denied: not allowed to call admin.only")},
+		{`{"method": "admin.only", "pmhparams": "secret"}`, raised("permission_denied: not allowed to call admin.only: that needs the scope admin, the caller (hub.whoami) has call")},
 	} {
 		for form, got := range map[string]answer{"form": s.post(c.call), "multipart": s.upload(c.call)} {
 			if !same(got.body, c.want) {
@@ -413,7 +413,7 @@ func TestAuthenticationByHookParameters(t *testing.T) {
 		`{"method": "file.info", "params": ["__file__:1"], "pmhparams": "secret"}`:  `{"result": [{"name": "f", "size": 4, "sha256": "` + sha("data") + `"}]}`,
 		`{"method": "file.info", "params": ["__file__:1"], "pmhparams": "expired"}`: raised("unauthenticated: the token has expired"),
 		`{"method": "nothing", "params": ["__file__:1"], "pmhparams": "secret"}`:    noMethod,
-		`{"method": "admin.only", "params": "__file__:1", "pmhparams": "secret"}`:   raised("permission_denied: not allowed to call admin.only"),
+		`{"method": "admin.only", "params": "__file__:1", "pmhparams": "secret"}`:   raised("permission_denied: not allowed to call admin.only: that needs the scope admin, the caller (hub.whoami) has call"),
 	} {
 		if got := s.upload(call, file); !same(got.body, want) {
 			t.Errorf("%s: %s", call, got.body)

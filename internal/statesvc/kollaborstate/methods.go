@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -89,20 +88,25 @@ type service struct{ hub Hub }
 // Methods returns the rows for the method table.
 func Methods(hub Hub) []*rpc.Method {
 	s := &service{hub}
-	read := []rpc.Option{rpc.Lenient(), rpc.Needs(rpc.ScopeRead)}
-	with := func(doc string) []rpc.Option { return append(slices.Clip(read), rpc.Doc(doc)) }
+	// They do the work of methods of the hub: patterns of tokens must cover those as well.
+	read := func(doc string, also ...string) []rpc.Option {
+		return []rpc.Option{rpc.Lenient(), rpc.Needs(rpc.ScopeRead), rpc.Doc(doc), rpc.Also(also...)}
+	}
+	write := func(doc string, also ...string) []rpc.Option {
+		return []rpc.Option{rpc.Lenient(), rpc.Doc(doc), rpc.Also(also...)}
+	}
 	return []*rpc.Method{
-		rpc.Handle("state.get_system_info", s.systemInfo, with("Describe the daemon's process and machine, as kollabor clients expect it.")...),
-		rpc.Handle("state.get_hub_state", s.hubState, with("Say who this socket speaks for and who else is there.")...),
-		rpc.Handle("state.get_processing_state", s.processingState, with("Say how busy the hub is.")...),
-		rpc.Handle("state.get_hub_status_text", s.statusText, with("Describe the hub in a line of text.")...),
-		rpc.Handle("state.get_hub_whoami_text", s.whoamiText, with("Say in text who this socket speaks for.")...),
-		rpc.Handle("state.get_hub_work_text", s.workText, with("Say in text what runs.")...),
-		rpc.Handle("state.list_contexts", s.contexts, with("List the sessions in the form of kollabor's contexts.")...),
-		rpc.Handle("state.get_active_context", s.activeContext, with("Describe the session of this socket in the form of a context.")...),
-		rpc.Handle("state.hub_send_msg", s.send, rpc.Lenient(), rpc.Doc("Pass a message to a session or client by its identity.")),
-		rpc.Handle("state.hub_broadcast", s.broadcast, rpc.Lenient(), rpc.Doc("Pass a message to everybody else.")),
-		rpc.Handle("state.cancel_current_request", s.cancelCurrent, rpc.Lenient(), rpc.Doc("Cancel the other calls of this connection.")),
+		rpc.Handle("state.get_system_info", s.systemInfo, read("Describe the daemon's process and machine, as kollabor clients expect it.", "hub.info")...),
+		rpc.Handle("state.get_hub_state", s.hubState, read("Say who this socket speaks for and who else is there.", "hub.peers")...),
+		rpc.Handle("state.get_processing_state", s.processingState, read("Say how busy the hub is.", "hub.stats")...),
+		rpc.Handle("state.get_hub_status_text", s.statusText, read("Describe the hub in a line of text.", "hub.info", "hub.peers")...),
+		rpc.Handle("state.get_hub_whoami_text", s.whoamiText, read("Say in text who this socket speaks for.")...),
+		rpc.Handle("state.get_hub_work_text", s.workText, read("Say in text what runs.", "hub.stats")...),
+		rpc.Handle("state.list_contexts", s.contexts, read("List the sessions in the form of kollabor's contexts.", "session.list")...),
+		rpc.Handle("state.get_active_context", s.activeContext, read("Describe the session of this socket in the form of a context.", "session.info")...),
+		rpc.Handle("state.hub_send_msg", s.send, write("Pass a message to a session or client by its identity.", "session.send")...),
+		rpc.Handle("state.hub_broadcast", s.broadcast, write("Pass a message to everybody else.", "session.send")...),
+		rpc.Handle("state.cancel_current_request", s.cancelCurrent, write("Cancel the other calls of this connection.")...),
 	}
 }
 
