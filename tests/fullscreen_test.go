@@ -28,10 +28,12 @@ func fullScreen() int {
 	defer fmt.Print("\x1b[?2004l\x1b[?1l\x1b[?25h\x1b[?1049l")
 	var mu sync.Mutex
 	typed := ""
+	drawnCols, drawnRows := 0, 0
 	draw := func() {
 		mu.Lock()
 		defer mu.Unlock()
 		cols, rows, _ := term.GetSize(0)
+		drawnCols, drawnRows = cols, rows
 		// A bare line feed goes down and not to the left, here.
 		fmt.Printf("\x1b[2J\x1b[1;1H\x1b[32msize %dx%d\x1b[0m\x1b[2;1Htyped %s\nbelow\x1b[%d;1Hlast row", cols, rows, typed, rows)
 	}
@@ -40,7 +42,13 @@ func fullScreen() int {
 	signal.Notify(resized, syscall.SIGWINCH)
 	go func() {
 		for range resized {
-			draw()
+			mu.Lock()
+			cols, rows, _ := term.GetSize(0)
+			same := cols == drawnCols && rows == drawnRows
+			mu.Unlock()
+			if !same { // as programs do that use ncurses
+				draw()
+			}
 		}
 	}()
 	in := bufio.NewReader(os.Stdin)

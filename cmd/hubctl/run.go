@@ -38,6 +38,8 @@ type running struct {
 	back     atomic.Int64 // when the connection to the hub was last made again
 	unread   atomic.Bool  // nobody reads stdout any more
 	screen   *screen
+	client   *client.Client
+	hubBack  chan struct{} // holds one: the hub is back
 	program  *program
 	producer *client.Producer
 }
@@ -131,11 +133,15 @@ func (r *running) run(ctx context.Context, args []string) error {
 	}
 	input := newInputLine()
 	defer input.close()
+	r.client, r.hubBack = c, make(chan struct{}, 1)
 	r.producer, err = c.Produce(ctx, r.session, &client.ProduceOptions{
 		Title: r.title, Ring: r.ring,
-		Meta:     map[string]any{"terminal": true, "command": args},
-		OnInput:  input.take,
-		OnResume: func(time.Duration) { r.back.Store(time.Now().UnixNano()) },
+		Meta:    map[string]any{"terminal": true, "command": args},
+		OnInput: input.take,
+		OnResume: func(time.Duration) {
+			r.back.Store(time.Now().UnixNano())
+			poke(r.hubBack)
+		},
 	})
 	if kind := client.KindOf(err); kind == client.KindConflict || kind == client.KindPermission {
 		err = hintedError{err, fmt.Sprintf(`look at it with "hubctl attach %s", or choose another --session`, r.session)}

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,8 +27,11 @@ type program struct {
 	pty  *os.File
 	done chan struct{} // closed when the program has ended
 
-	mu   sync.Mutex
-	size pty.Winsize
+	written atomic.Int64 // bytes of output
+
+	mu        sync.Mutex
+	size      pty.Winsize // that it is to have
+	redrawing bool        // it has another for a moment
 }
 
 // startProgram starts args on a new pseudo-terminal, as the leader of a session of its own.
@@ -87,6 +91,7 @@ func (p *program) read(take func([]byte)) {
 	for {
 		n, err := p.pty.Read(buf)
 		if n > 0 {
+			p.written.Add(int64(n))
 			take(buf[:n])
 		}
 		if err == nil {
@@ -130,29 +135,63 @@ func (p *program) signal(sig os.Signal) {
 }
 
 // resize gives the terminal a size and reports whether that is new. To one
-// that has it already the programs in the foreground are asked to draw anew:
-// somebody looks at it who has not seen it.
+// that has it already the program is asked to draw anew: somebody looks at it
+// who has not seen it.
 func (p *program) resize(cols, rows uint16) (changed bool) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.size.Cols == cols && p.size.Rows == rows {
+		p.mu.Unlock()
 		p.redraw()
 		return false
 	}
+	defer p.mu.Unlock()
 	p.size.Cols, p.size.Rows = cols, rows
 	return pty.Setsize(p.pty, &p.size) == nil
 }
 
+// How long the terminal has another size for a redraw: long enough for
+// programs to notice, and then until the program has drawn.
+const (
+	redrawMin = 100 * time.Millisecond
+	redrawMax = time.Second
+)
+
+// redraw makes the program draw anew. Many do nothing when they are told of a
+// size that they know, so the terminal gets a row less, and then its size again.
 func (p *program) redraw() {
-	conn, err := p.pty.SyscallConn()
-	if err != nil {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.redrawing {
 		return
 	}
-	_ = conn.Control(func(fd uintptr) {
-		if group, err := unix.IoctlGetInt(int(fd), unix.TIOCGPGRP); err == nil && group > 0 {
-			_ = unix.Kill(-group, unix.SIGWINCH)
+	other := p.size
+	if other.Rows > 1 {
+		other.Rows--
+	} else {
+		other.Rows++
+	}
+	drawn := p.written.Load()
+	if pty.Setsize(p.pty, &other) != nil {
+		return
+	}
+	p.redrawing = true
+	go func() { // ends after redrawMax
+		began := time.Now()
+		for wait := redrawMin; ; wait = redrawMin / 4 {
+			select {
+			case <-time.After(wait):
+			case <-p.done:
+				return
+			}
+			if p.written.Load() != drawn || time.Since(began) > redrawMax {
+				break
+			}
 		}
-	})
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.redrawing = false
+		_ = pty.Setsize(p.pty, &p.size) // fails when the program has just ended
+	}()
 }
 
 // forwardSignals passes on the signals that hubctl does not use itself.
@@ -202,21 +241,36 @@ func (r *running) shareTerminal() {
 	if keyboard {
 		r.app.spawn(func() { r.typed(keyReader{stdin}) })
 	}
+	if !r.app.outTTY {
+		return // it shows nothing
+	}
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, sizeSignals...)
 	r.app.spawn(func() { // ends with the program
+		window := *r.initial
 		for {
+			r.tellSize(window)
 			select {
 			case <-changed:
 				if cols, rows, err := term.GetSize(own.fd); err == nil && cols > 0 && rows > 0 {
-					r.resize(uint16(cols), uint16(rows))
+					window.Cols, window.Rows = uint16(cols), uint16(rows)
+					r.resize(window.Cols, window.Rows)
 				}
+			case <-r.hubBack: // and has forgotten the size
 			case <-r.program.done:
 				signal.Stop(changed)
 				return
 			}
 		}
 	})
+}
+
+// tellSize tells the hub the size of this window, which counts again when
+// followers with others have left. It fails when the hub is away: it is told then.
+func (r *running) tellSize(window pty.Winsize) {
+	ctx, cancel := context.WithTimeout(context.Background(), sendLimit)
+	defer cancel()
+	_ = r.client.Resize(ctx, r.session, int(window.Cols), int(window.Rows))
 }
 
 // typed hands what is typed here to the program. It ends with stdin or with hubctl.

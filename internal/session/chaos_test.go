@@ -76,7 +76,7 @@ func TestEverythingAtOnce(t *testing.T) {
 				case 5:
 					_ = s.Input("c", rpc.String("x"))
 				case 6:
-					_ = s.Resize(1+rnd.IntN(99), 20)
+					_ = s.Resize(nil, 1+rnd.IntN(99), 20)
 				case 7:
 					_, _ = s.Publish(rpc.RawString(`{"type":"permission_request","details":{"tool_id":"` + tool + `"}}`))
 				case 8:

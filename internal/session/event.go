@@ -95,6 +95,8 @@ type draft struct {
 	traits rpc.Traits
 	hasTS  bool
 	tty    bool // it says that its bytes are for a terminal
+	cols   int  // of a resize; 0 for none
+	rows   int
 	kind   kind
 	toolID string    // of prompts and their ends; "" for none
 	answer string    // of a permission_resolved
@@ -144,6 +146,9 @@ func draftOf(v rpc.Value) (draft, error) {
 		d.toolID = textMember(details, "tool_id")
 	case resolved:
 		d.toolID, d.answer = textMember(whole, "tool_id"), textMember(whole, "response")
+	}
+	if d.typ == "resize" {
+		d.cols, d.rows = sizeIn(whole)
 	}
 	if d.typ == "exit" {
 		d.exit = exitOf(whole)

@@ -114,6 +114,10 @@ func (s *Session) Follow(opts FollowOptions) (*Follower, error) {
 		f.replay = append(f.replay, *s.ring.at(i))
 	}
 	s.followers[f.id] = f
+	s.cameLocked(opts.Link)
+	if f.fresh {
+		s.repeatSizeLocked()
+	}
 	s.mu.Unlock()
 	s.registry.opts.Observer.Followed(s, f)
 	return f, nil
@@ -354,6 +358,7 @@ func (f *Follower) Close() {
 	f.closed = true
 	f.replay = nil
 	delete(s.followers, f.id)
+	s.wentLocked(f.opts.Link)
 	for i, w := range s.waiting {
 		if w == f {
 			last := len(s.waiting) - 1
@@ -385,7 +390,7 @@ func (f *Follower) Resize(cols, rows int) error {
 	if !f.Interactive() {
 		return errReadOnly
 	}
-	return f.s.Resize(cols, rows)
+	return f.s.Resize(f.opts.Link, cols, rows)
 }
 
 var errReadOnly = &rpc.Error{Code: rpc.CodePermissionDenied, Message: "this follower is read-only", Ran: rpc.RanNo}

@@ -3,7 +3,6 @@ package session
 import (
 	"context"
 	"io"
-	"strconv"
 	"time"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
@@ -87,8 +86,7 @@ func (q *inputQueue) take() inputItem {
 type inputLine struct {
 	readers []*Inputs
 	backlog inputQueue // for the next reader
-	cols    int
-	rows    int
+	sizes   sizes
 }
 
 // Inputs is the owner's end of the input line. Next is for one goroutine at a
@@ -144,7 +142,7 @@ func (l *inputLine) endLocked() []*Inputs {
 	for _, in := range readers {
 		in.ended = true
 	}
-	l.readers, l.backlog = nil, inputQueue{}
+	l.readers, l.backlog, l.sizes.seen = nil, inputQueue{}, nil
 	return readers
 }
 
@@ -193,30 +191,6 @@ func (s *Session) Input(clientID string, text rpc.Value) error {
 	return nil
 }
 
-// MaxWindow is the most columns or rows of a window.
-const MaxWindow = 10000
-
-// Resize tells the owner how large the followers' window is; the last one who
-// says so counts. An owner that comes later is told first.
-func (s *Session) Resize(cols, rows int) error {
-	if cols < 1 || rows < 1 || cols > MaxWindow || rows > MaxWindow {
-		return rpc.Errorf(rpc.CodeInvalidParams, "cols and rows are 1 to %d", MaxWindow)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return errClosed
-	}
-	s.input.cols, s.input.rows = cols, rows
-	s.input.deliverLocked(sizeOf(cols, rows), false)
-	return nil
-}
-
-func sizeOf(cols, rows int) inputItem {
-	text := `{"type":"resize","cols":` + strconv.Itoa(cols) + `,"rows":` + strconv.Itoa(rows) + `}`
-	return inputItem{value: rpc.RawString(text), kind: sizeItem}
-}
-
 // Inputs opens the owner's end of the input line. link is the connection that
 // reads it: the owner's, or any while the session has no owner. It begins with
 // the window size if one is known, what waited for an owner, and the messages
@@ -231,8 +205,8 @@ func (s *Session) Inputs(link *rpc.Link) (*Inputs, error) {
 		return nil, rpc.Errorf(rpc.CodePermissionDenied, "session %s belongs to another connection", s.name)
 	}
 	in := &Inputs{s: s, link: link, wake: make(chan struct{}, 1)}
-	if s.input.cols > 0 {
-		in.queue.add(sizeOf(s.input.cols, s.input.rows))
+	if z := &s.input.sizes; z.cols > 0 {
+		in.queue.add(sizeOf(z.cols, z.rows))
 	}
 	for _, i := range s.input.backlog.items {
 		if s.owner != nil && s.owner.since.Before(i.at) || !i.stale() {

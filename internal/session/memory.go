@@ -62,6 +62,10 @@ func (s *Session) save(out *bufio.Writer) error {
 		head.Set("producer", s.producer)
 		head.Set("taken", s.taken)
 	}
+	if z := &s.input.sizes; z.cols > 0 {
+		head.Set("cols", int64(z.cols))
+		head.Set("rows", int64(z.rows))
+	}
 	head.Set("permanent", s.permanent)
 	head.Set("opened", s.opened.UnixMicro())
 	if s.lastType != "" {
@@ -166,12 +170,13 @@ type memory struct {
 	ring   []Event
 	last   uint64
 
-	opened   time.Time
-	lastType string
-	lastAt   time.Time
-	ended    time.Time // zero: it goes on
-	exit     *Exit
-	owner    *OwnerInfo
+	opened     time.Time
+	lastType   string
+	lastAt     time.Time
+	ended      time.Time // zero: it goes on
+	exit       *Exit
+	owner      *OwnerInfo
+	cols, rows int // of the terminal; 0: not known
 }
 
 func memoryOf(head rpc.Value) (*memory, error) {
@@ -217,6 +222,7 @@ func memoryOf(head rpc.Value) (*memory, error) {
 		return time.Time{}
 	}
 	m.opened, m.lastType, m.lastAt, m.ended = at("opened"), textMember(head, "last_type"), at("last_at"), at("ended")
+	m.cols, m.rows = sizeIn(head)
 	exit, _ := head.Member("exit")
 	m.exit = exitOf(exit)
 	if owner, ok := head.Member("owner"); ok {
@@ -318,6 +324,7 @@ func (s *Session) remember(m *memory) {
 	}
 	s.continueLocked(m.seq, m.opts.Epoch)
 	s.ring.floor = m.floor
+	s.input.sizes.cols, s.input.sizes.rows = m.cols, m.rows
 	for _, e := range m.ring {
 		s.ring.add(e)
 		s.lastType, s.lastAt = e.Type, s.opened

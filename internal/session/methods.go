@@ -415,12 +415,16 @@ type resizeParams struct {
 	Rows    int    `rpc:"rows" doc:"rows"`
 }
 
-func (r *Registry) resize(_ context.Context, in resizeParams) (rpc.Value, error) {
+func (r *Registry) resize(ctx context.Context, in resizeParams) (rpc.Value, error) {
 	s, err := r.Find(in.Session)
 	if err != nil {
 		return rpc.Value{}, err
 	}
-	if err := s.Resize(in.Cols, in.Rows); err != nil {
+	var link *rpc.Link
+	if c := rpc.From(ctx); c != nil {
+		link = c.Link()
+	}
+	if err := s.Resize(link, in.Cols, in.Rows); err != nil {
 		return rpc.Value{}, err
 	}
 	return ok, nil

@@ -236,7 +236,8 @@ func TestInputReachesTheOwner(t *testing.T) {
 		if _, err := r.Open("work", OpenOptions{Owner: second}); err != nil {
 			t.Fatal(err)
 		}
-		expectInput(t, in, `{"type":"input","text":"lost","client_id":"attach-7"}`) // it was still reading
+		expectInput(t, in, `{"type":"resize","cols":120,"rows":40}`, // told anew for attach-8
+			`{"type":"input","text":"lost","client_id":"attach-7"}`) // it was still reading
 		if _, err := in.Next(t.Context()); !errors.Is(err, io.EOF) {
 			t.Errorf("the old stream: %v", err)
 		}

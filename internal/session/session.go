@@ -235,6 +235,9 @@ func (s *Session) appendLocked(d *draft) (e Event, withdrawn int) {
 	}
 	s.seq++
 	s.lastType, s.lastAt = d.typ, now
+	if d.cols > 0 {
+		s.input.sizes.cols, s.input.sizes.rows = d.cols, d.rows
+	}
 	e = d.event(s.seq, now)
 	switch d.kind {
 	case plain:
@@ -355,10 +358,13 @@ func (s *Session) ownLocked(opts OpenOptions) (ended []*Inputs) {
 		s.linger = nil
 	}
 	since := time.Now()
+	var before *rpc.Link
 	if s.owner != nil {
-		since = s.owner.since
+		before, since = s.owner.link, s.owner.since
 	}
 	s.owner = &owner{link: opts.Owner, peer: opts.Peer, protocol: opts.Protocol, since: since}
+	s.wentLocked(before)
+	s.cameLocked(opts.Owner)
 	s.last = &OwnerInfo{opts.Peer, opts.Protocol, since}
 	return s.input.keepOnlyLocked(opts.Owner)
 }
@@ -371,6 +377,7 @@ func (s *Session) leave(link *rpc.Link) {
 		return
 	}
 	s.owner = nil
+	s.wentLocked(link)
 	if !s.permanent {
 		s.waitForOwnerLocked()
 	}
