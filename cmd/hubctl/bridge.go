@@ -1,24 +1,29 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/hubd-dev/hubd/client"
+	"github.com/hubd-dev/hubd/internal/stdout"
 )
 
-// bridgeQuiet is how long the bridge listens on for answers after stdin has
-// ended, counted from the last byte that came.
+// bridgeQuiet is how long the bridge waits, after stdin has ended, for items of
+// streams that the client has given no more credit for.
 const bridgeQuiet = 5 * time.Second
 
 func newBridge(a *app) *cobra.Command {
@@ -28,7 +33,9 @@ func newBridge(a *app) *cobra.Command {
 		Short: "Join stdin and stdout to the hub's socket",
 		Long: `Join stdin and stdout to the hub's socket, byte by byte, for clients that start a
 child process and talk to its standard streams. Nothing else is written to
-stdout. When stdin ends, what is still on its way is awaited and the bridge exits.
+stdout. When stdin ends, the bridge waits for the answers to all that was asked,
+streams included, and exits. It fails, with exit code 3, when the hub is gone
+before.
 
 The hub detects the protocol from the first bytes. Kkrpc over lines looks like
 the native protocol, so with --protocol kkrpc each line becomes a message to the
@@ -64,7 +71,7 @@ are not JSON objects are left out.`,
 			if err != nil {
 				return unreachable{addr, errors.Join(&client.Error{Kind: client.KindDisconnected, Retry: client.RetrySafe}, err)}
 			}
-			return a.bridge(ctx, nc)
+			return a.bridge(ctx, nc, protocol)
 		},
 	}
 	cmd.Flags().StringVar(&protocol, "protocol", "", "the `protocol` that will be spoken: kollabor (native), kkrpc, krpc or snekrpc")
@@ -89,46 +96,230 @@ func (a *app) bridgeAddress(protocol string) (client.Address, error) {
 	return a.address()
 }
 
-// bridge copies both ways until the hub hangs up, or stdin has ended and
-// nothing more comes.
-func (a *app) bridge(ctx context.Context, nc net.Conn) error {
+// bridge copies both ways until stdin has ended and what was asked on it is
+// answered, or until the hub hangs up.
+//
+// Only then is the sending side closed: some protocols, and TCP in general, give up
+// the calls of a peer that has done that.
+func (a *app) bridge(ctx context.Context, nc net.Conn, protocol string) error {
+	b := &byteBridge{nc: nc, out: a.out, protocol: protocol}
 	defer nc.Close()
-	var inputEnded atomic.Bool
-	go func() { // ends with stdin, or with the program
-		_, err := io.Copy(nc, a.in)
-		if err != nil {
-			return // the hub has hung up: the other direction tells
-		}
-		inputEnded.Store(true)
-		if half, ok := nc.(interface{ CloseWrite() error }); ok {
-			_ = half.CloseWrite() // of a connection that has ended already: the other direction tells
-		}
-		nc.SetReadDeadline(time.Now().Add(bridgeQuiet))
-	}()
-	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	defer stop()
+	defer context.AfterFunc(ctx, func() { nc.Close() })()
+	watchStdout(a.out, func() {
+		b.fail(syscall.EPIPE)
+		nc.Close()
+	})
+	go b.input(a.in) // ends with stdin, or with the program
+	err := b.output()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return b.verdict(err)
+}
+
+// byteBridge joins stdin and stdout to a connection byte by byte.
+type byteBridge struct {
+	nc       net.Conn
+	out      io.Writer
+	protocol string
+
+	mu      sync.Mutex
+	ledger  ledger // of what is spoken; nil before the first byte of stdin
+	ended   bool   // stdin
+	settled bool   // and the sending side was closed
+	failed  error  // on this side
+	quiet   *time.Timer
+}
+
+func (b *byteBridge) input(in io.Reader) {
 	buf := make([]byte, 64<<10)
 	for {
-		n, err := nc.Read(buf)
+		n, err := in.Read(buf)
 		if n > 0 {
-			if _, err := a.out.Write(buf[:n]); err != nil {
-				return err
-			}
-			if inputEnded.Load() {
-				nc.SetReadDeadline(time.Now().Add(bridgeQuiet))
+			l := b.heard(buf[0])
+			l.asked(buf[:n]) // before anything can answer
+			if _, e := b.nc.Write(buf[:n]); e != nil {
+				b.broken(e)
+				return
 			}
 		}
 		switch {
-		case err == nil:
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case inputEnded.Load():
-			return nil
-		default:
-			if errors.Is(err, io.EOF) {
-				err = errors.New("the hub closed the connection")
-			}
-			return &client.Error{Kind: client.KindDisconnected, Message: err.Error(), Retry: client.RetryUnsafe}
+		case err == io.EOF:
+			b.end()
+			return
+		case err != nil:
+			b.fail(fmt.Errorf("stdin: %w", err))
+			b.nc.Close()
+			return
 		}
 	}
+}
+
+// heard returns the ledger of the protocol whose first byte on stdin is c.
+func (b *byteBridge) heard(c byte) ledger {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ledger == nil {
+		b.ledger = newLedger(b.protocol, c, b.settle)
+	}
+	return b.ledger
+}
+
+// end notes that stdin has ended.
+func (b *byteBridge) end() {
+	l := b.heard('{') // if nothing has come, nothing is asked in any protocol
+	last := l.end()
+	b.mu.Lock()
+	b.ended = true
+	b.mu.Unlock()
+	if len(last) > 0 {
+		if _, err := b.nc.Write(last); err != nil {
+			b.broken(err)
+			return
+		}
+	}
+	b.settle()
+}
+
+// settle closes the sending side once stdin has ended and nothing is owed.
+func (b *byteBridge) settle() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.ended || b.settled {
+		return
+	}
+	owed, stalled := b.ledger.owed()
+	switch {
+	case owed == 0:
+		b.settled = true
+		if half, ok := b.nc.(interface{ CloseWrite() error }); ok {
+			_ = half.CloseWrite() // of a connection that has ended already: the reader tells
+		}
+	case owed == stalled: // nothing comes any more, unless it is on its way
+		if b.quiet == nil {
+			b.quiet = time.AfterFunc(bridgeQuiet, b.abandon)
+		} else {
+			b.quiet.Reset(bridgeQuiet)
+		}
+	}
+}
+
+// abandon ends what only waits for a client that is gone.
+func (b *byteBridge) abandon() {
+	b.mu.Lock()
+	owed, stalled := b.ledger.owed()
+	b.mu.Unlock()
+	if owed == stalled {
+		_, _ = b.nc.Write(b.ledger.abandon()) // of a connection that has ended: the reader tells
+	}
+}
+
+// output copies what the hub sends, and returns why that has ended.
+func (b *byteBridge) output() error {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := b.nc.Read(buf)
+		if n > 0 {
+			if _, err := b.out.Write(buf[:n]); err != nil {
+				return err
+			}
+			b.mu.Lock()
+			l := b.ledger
+			b.mu.Unlock()
+			if l != nil {
+				l.answered(buf[:n])
+				b.settle()
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// broken takes an error of writing. One that the other side has caused is told by the reader.
+func (b *byteBridge) broken(err error) {
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed) {
+		return
+	}
+	b.fail(fmt.Errorf("sending: %w", err))
+	b.nc.Close()
+}
+
+// fail notes what has gone wrong on this side.
+func (b *byteBridge) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.failed == nil {
+		b.failed = err
+	}
+}
+
+// verdict says what it means that the connection has ended so.
+func (b *byteBridge) verdict(err error) error {
+	b.mu.Lock()
+	l, ended, failed := b.ledger, b.ended, b.failed
+	if b.quiet != nil {
+		b.quiet.Stop()
+	}
+	b.mu.Unlock()
+	owed, over := 0, ended
+	if l != nil {
+		meant, cut := l.closed()
+		over = meant || ended
+		failed = cmp.Or(failed, cut)
+		owed, _ = l.owed()
+	}
+	switch hung := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET); {
+	case failed != nil:
+		return failed
+	case !hung && !errors.Is(err, net.ErrClosed):
+		return err
+	case over && owed == 0:
+		return nil
+	}
+	return hungUp("", owed)
+}
+
+// hungUp says that the hub has closed a connection, and what is lost with it.
+func hungUp(why string, owed int) error {
+	text := "the hub closed the connection"
+	if why != "" {
+		text += " (" + why + ")"
+	}
+	retry := client.RetryUnsafe
+	switch owed {
+	case 0:
+	case 1:
+		text, retry = text+" before it had answered a request", client.RetryUnknown
+	default:
+		text, retry = fmt.Sprintf("%s before it had answered %d requests", text, owed), client.RetryUnknown
+	}
+	return &client.Error{Kind: client.KindDisconnected, Message: text, Retry: retry}
+}
+
+// watchStdout calls gone when nobody can read any more what is written to out. A
+// client that was killed is noticed by that, whatever it has asked for.
+func watchStdout(out io.Writer, gone func()) {
+	if w, ok := out.(*stdout.Writer); ok {
+		out = w.W
+	}
+	f, ok := out.(*os.File)
+	if !ok {
+		return // a terminal, whose end is a signal
+	}
+	go func() { // ends with the reader of stdout, or with the program
+		for {
+			fds := []unix.PollFd{{Fd: int32(f.Fd())}} // errors are told without being asked for
+			_, err := unix.Poll(fds, -1)
+			switch {
+			case err == unix.EINTR:
+			case err != nil || fds[0].Revents&unix.POLLNVAL != 0:
+				return
+			case fds[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0:
+				gone()
+				return
+			}
+		}
+	}()
 }

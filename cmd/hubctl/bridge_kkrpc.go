@@ -2,14 +2,18 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"sync"
-	"time"
+	"syscall"
+
+	"github.com/coder/websocket"
 
 	"github.com/hubd-dev/hubd/client"
 	"github.com/hubd-dev/hubd/internal/rpc"
@@ -27,10 +31,9 @@ type kkrpcBridge struct {
 	conn *ws.Conn
 	out  io.Writer
 
-	mu      sync.Mutex
-	pending map[string]struct{} // requests from stdin that were not answered
-	ended   bool                // stdin
-	quiet   *time.Timer         // ends the bridge when no answer comes any more; nil before stdin has ended
+	mu     sync.Mutex
+	ledger kkrpcLedger
+	ended  bool // stdin
 }
 
 // bridgeKkrpc runs until stdin has ended and what was asked is answered, or the
@@ -44,17 +47,22 @@ func (a *app) bridgeKkrpc(ctx context.Context, query url.Values) error {
 	if err != nil {
 		return unreachable{addr, errors.Join(&client.Error{Kind: client.KindDisconnected, Retry: client.RetrySafe}, err)}
 	}
-	b := &kkrpcBridge{conn: conn, out: a.out, pending: make(map[string]struct{})}
+	b := &kkrpcBridge{conn: conn, out: a.out, ledger: newKkrpcLedger()}
 	stop := context.AfterFunc(ctx, conn.Cut)
 	defer stop()
-	broken := make(chan error, 1)
+	broken := make(chan error, 2)
+	fail := func(err error) {
+		broken <- err
+		conn.Cut()
+	}
+	watchStdout(a.out, func() { fail(syscall.EPIPE) })
 	go func() { // ends with stdin, or with the program
 		if err := b.input(ctx, a.in); err != nil {
-			broken <- err
-			conn.Cut()
+			fail(fmt.Errorf("stdin: %w", err))
 		}
 	}()
 	err = b.output()
+	why := b.verdict(err) // before the end of the connection is of our making
 	conn.End()
 	select {
 	case err := <-broken:
@@ -64,12 +72,10 @@ func (a *app) bridgeKkrpc(ctx context.Context, query url.Values) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case b.over():
-		return nil
 	case errors.Is(err, errStdout):
 		return err
 	}
-	return &client.Error{Kind: client.KindDisconnected, Message: "the hub closed the connection", Retry: client.RetryUnsafe}
+	return why
 }
 
 func (a *app) dialKkrpc(ctx context.Context, addr client.Address, query url.Values) (*ws.Conn, error) {
@@ -112,7 +118,7 @@ func (b *kkrpcBridge) input(ctx context.Context, in io.Reader) error {
 		case len(line) == 0 || line[0] != '{' && line[0] != '_':
 			continue // not a message: what a program prints beside them
 		case bytes.HasPrefix(line, []byte("__DESTROY__")):
-			b.end()
+			b.leave()
 			return nil
 		}
 		b.note(line, true)
@@ -147,79 +153,64 @@ func (b *kkrpcBridge) output() error {
 	}
 }
 
-// note keeps count of requests and of their answers.
+// note keeps account of what is asked and answered.
 func (b *kkrpcBridge) note(msg []byte, in bool) {
-	id, request, response := kkrpcKind(msg)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch {
-	case in && request:
-		b.pending[id] = struct{}{}
-	case !in && response: // callbacks and streams are for a client that is there
-		delete(b.pending, id)
-		b.settleLocked()
-	}
+	b.ledger.note(msg, in)
+	b.settleLocked()
 }
 
-// kkrpcKind says whether a message of either dialect is a request or a response.
-func kkrpcKind(msg []byte) (id string, request, response bool) {
-	v, err := rpc.Parse(msg)
-	if err != nil {
-		return "", false, false
-	}
-	if inner, ok := v.Member("json"); ok { // SuperJSON's envelope
-		v = inner
-	}
-	text := func(name string) string {
-		m, _ := v.Member(name)
-		s, _ := m.AsString()
-		return s
-	}
-	raw, _ := v.Member("id")
-	bytes, _ := raw.Raw()
-	id = string(bytes)
-	switch text("t") {
-	case "q":
-		return id, true, false
-	case "r":
-		return id, false, true
-	}
-	switch text("type") {
-	case "request", "get", "set", "construct":
-		return id, true, false
-	case "response":
-		return id, false, true
-	}
-	return id, false, false
-}
-
-// end notes that stdin has ended: the client is gone, or waits for its answers.
+// end notes that stdin has ended: the client waits for what it has asked for.
 func (b *kkrpcBridge) end() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.ended = true
-	b.quiet = time.AfterFunc(bridgeQuiet, b.conn.Cut)
 	b.settleLocked()
 }
 
-// settleLocked ends the bridge once nothing is due any more.
+// leave ends the bridge of a client that waits for nothing.
+func (b *kkrpcBridge) leave() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended, b.ledger = true, newKkrpcLedger()
+	b.settleLocked()
+}
+
+// settleLocked ends the bridge once stdin has ended and nothing is owed.
 func (b *kkrpcBridge) settleLocked() {
-	switch {
-	case b.quiet == nil:
-	case len(b.pending) == 0:
-		b.quiet.Stop()
+	if b.ended && b.ledger.owed() == 0 {
 		b.conn.Hangup(ws.CloseNormal, "")
-	default:
-		b.quiet.Reset(bridgeQuiet)
 	}
 }
 
-// over reports whether stdin has ended.
-func (b *kkrpcBridge) over() bool {
+// verdict says what it means that reading has ended with err.
+func (b *kkrpcBridge) verdict(err error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.quiet != nil {
-		b.quiet.Stop()
+	owed := b.ledger.owed()
+	if b.ended && owed == 0 {
+		return nil
 	}
-	return b.ended
+	if e := b.conn.Out().Err(); e != nil && e != rpc.ErrOutboxClosed && !hangsUp(e) {
+		return fmt.Errorf("sending to the hub: %w", e)
+	}
+	closed, isClose := errors.AsType[websocket.CloseError](err)
+	switch {
+	case isClose && closed.Code == websocket.StatusNormalClosure:
+		return hungUp("", owed)
+	case isClose:
+		return hungUp(cmp.Or(rpc.CleanText(closed.Reason, 200), fmt.Sprintf("code %d", closed.Code)), owed)
+	case hangsUp(err):
+		return hungUp("", owed)
+	case errors.Is(err, websocket.ErrMessageTooBig), errors.Is(err, ws.ErrTooBig):
+		return errors.New("an answer is larger than 16 MiB")
+	}
+	return err
+}
+
+// hangsUp reports whether err is how an end of the connection shows that the
+// other side has caused.
+func hangsUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
