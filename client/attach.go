@@ -8,16 +8,15 @@ import (
 	"io"
 	"iter"
 	"time"
-
-	"github.com/cenkalti/backoff/v5"
 )
 
 // Event is one event of a session.
 type Event struct {
-	Seq  uint64          // its number in the session; of a gap, the number of the last event that is missing
-	Type string          // such as "output", "message", "gap"
-	Time time.Time       // when it was published; zero when the event does not say
-	JSON json.RawMessage // all of it, one object
+	Seq   uint64          // its number in the session; of a gap, the number of the last event that is missing
+	Epoch string          // the life of the session that Seq counts in; "" when the hub does not say
+	Type  string          // such as "output", "message", "gap"
+	Time  time.Time       // when it was published; zero when the event does not say
+	JSON  json.RawMessage // all of it, one object
 }
 
 // Gap reads a gap event: how many events this follower was too slow for, or
@@ -65,6 +64,11 @@ type AttachOptions struct {
 	// Since asks for the events after that number, as far as they are kept; nil
 	// for those that the session keeps for newcomers.
 	Since *uint64
+	// Epoch is the life of the session in which Since was given, see
+	// Event.Epoch; "" is the present one. When the session has another one by
+	// now, Since means nothing in it: a gap event tells so, and all events that
+	// are kept follow.
+	Epoch string
 	// Patience is how long a broken connection is tried again; 0 means for
 	// ever, negative not at all.
 	Patience time.Duration
@@ -85,13 +89,16 @@ const attachDeadline = time.Hour
 // that are published, in order, none twice. When the connection breaks it is
 // made again and goes on where it was; events that are lost for good are told
 // by an event of type "gap". The loop ends without error when the session is
-// closed; leaving it detaches.
+// closed; leaving it detaches, and another loop attaches anew.
 func (c *Client) Attach(ctx context.Context, session string, opts *AttachOptions) iter.Seq2[Event, error] {
-	a := &attachment{client: c, session: session}
+	var o AttachOptions
 	if opts != nil {
-		a.opts = *opts
+		o = *opts
 	}
-	return func(yield func(Event, error) bool) { a.run(ctx, yield) }
+	return func(yield func(Event, error) bool) {
+		a := &attachment{client: c, session: session, opts: o} // each loop attaches anew
+		a.run(ctx, yield)
+	}
 }
 
 // attachment is one running Attach.
@@ -110,8 +117,10 @@ func (a *attachment) run(ctx context.Context, yield func(Event, error) bool) {
 	}
 	// Who comes back must know in which life of the session its numbers were
 	// given. A session that is not there makes following fail, not this.
-	if info, err := a.look(ctx); err == nil {
-		a.epoch = info.Epoch
+	if a.epoch = a.opts.Epoch; a.epoch == "" || a.opts.Since == nil {
+		if info, err := a.look(ctx); err == nil {
+			a.epoch = info.Epoch
+		}
 	}
 	s, err := a.follow(ctx)
 	for {
@@ -190,9 +199,10 @@ func (a *attachment) pass(s *Stream, yield func(Event, error) bool) (left bool, 
 		if err != nil {
 			return false, err
 		}
-		down = e.Type == "shutdown"
+		down, e.Epoch = e.Type == "shutdown", a.epoch
 		if epoch, began := e.restart(); began {
 			a.seen, a.last, a.epoch = true, e.Seq, epoch
+			e.Epoch = epoch
 			if !yield(e, nil) {
 				return true, nil
 			}
@@ -231,25 +241,25 @@ func eventOf(item json.RawMessage) (Event, error) {
 func (a *attachment) resume(ctx context.Context) (*Stream, error) {
 	broke := time.Now()
 	var unknown time.Time // since then the hub says that there is no such session
-	s, err := backoff.Retry(ctx, func() (*Stream, error) {
-		s, r, err := a.tryResume(ctx)
-		if err == nil {
+	var s *Stream
+	err := try(ctx, a.opts.Patience, func() (bool, error) {
+		var r Resumed
+		var err error
+		if s, r, err = a.tryResume(ctx); err == nil {
 			r.Away = time.Since(broke)
 			if a.opts.OnResume != nil {
 				a.opts.OnResume(r)
 			}
-			return s, nil
+			return false, nil
 		}
 		if KindOf(err) != KindNotFound {
 			unknown = time.Time{}
 		} else if unknown.IsZero() {
 			unknown = time.Now()
 		}
-		if !resumable(err) && KindOf(err) != KindNotFound || !unknown.IsZero() && time.Since(unknown) > goneAfter {
-			err = backoff.Permanent(err)
-		}
-		return nil, err
-	}, backoff.WithBackOff(pace()), backoff.WithMaxElapsedTime(a.opts.Patience))
+		again := resumable(err) || KindOf(err) == KindNotFound && time.Since(unknown) <= goneAfter
+		return again, err
+	})
 	if err != nil && ctx.Err() != nil {
 		return nil, ended(ctx, "session.follow", RetrySafe)
 	}
@@ -298,7 +308,7 @@ func (c *Client) Input(ctx context.Context, session, text string) error {
 // Resize tells the owner of a session the size of this side's terminal.
 func (c *Client) Resize(ctx context.Context, session string, cols, rows int) error {
 	if cols <= 0 || rows <= 0 {
-		return fmt.Errorf("a terminal of %d by %d", cols, rows)
+		return &Error{Kind: KindInvalidParams, Message: fmt.Sprintf("there is no terminal of %d by %d", cols, rows), Method: "session.resize", Retry: RetrySafe}
 	}
 	return c.Call(ctx, "session.resize", map[string]any{"session": session, "cols": cols, "rows": rows}, nil)
 }

@@ -30,13 +30,11 @@ func WithTimeout(d time.Duration) CallOption {
 }
 
 // Idempotent says that making the call twice does no harm: it is made again
-// when the connection broke before the answer came.
+// when the connection broke before the answer came, or when the hub does not
+// know whether the method ran because its provider has left.
 func Idempotent() CallOption {
 	return func(o *callOptions) { o.idempotent = true }
 }
-
-// maxAttempts is how often an idempotent call is made.
-const maxAttempts = 4
 
 func gather(opts []CallOption) (o callOptions) {
 	for _, f := range opts {
@@ -85,7 +83,7 @@ func (c *Client) CallRaw(ctx context.Context, method string, params any, opts ..
 		ctx, cancel = context.WithTimeout(ctx, o.timeout)
 		defer cancel()
 	}
-	for attempt := 1; ; attempt++ {
+	for r := c.repeats(o); ; {
 		cn, err := c.live(ctx)
 		if err != nil {
 			return nil, named(err, method)
@@ -94,17 +92,10 @@ func (c *Client) CallRaw(ctx context.Context, method string, params any, opts ..
 		if failed == nil {
 			return text, nil
 		}
-		if !again(failed, o.idempotent, attempt) {
+		if failed = r.again(ctx, failed); failed != nil {
 			return nil, failed
 		}
 	}
-}
-
-// again reports whether a call that failed is to be made once more: when it
-// never left, or may be repeated and the connection broke.
-func again(err *Error, idempotent bool, attempt int) bool {
-	return err.Kind == KindDisconnected && attempt < maxAttempts && !errors.Is(err, ErrClosed) &&
-		(idempotent || err.Retry == RetrySafe)
 }
 
 func named(err error, method string) error {

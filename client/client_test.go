@@ -62,7 +62,7 @@ func TestRefusalAtHelloIsTold(t *testing.T) {
 				defer theirs.Close()
 				buf := make([]byte, 4096)
 				theirs.Read(buf)
-				io.WriteString(theirs, `{"type":"error","msg":"hello: the token is not valid"}`+"\n")
+				io.WriteString(theirs, `{"type":"error","msg":"hello: the door is shut","error_kind":"unauthenticated"}`+"\n")
 				if !hangUp {
 					theirs.Read(buf)
 				}
@@ -70,7 +70,7 @@ func TestRefusalAtHelloIsTold(t *testing.T) {
 			began := time.Now()
 			_, err := client.Dial(t.Context(), "", &client.Options{Dialer: func(context.Context) (net.Conn, error) { return ours, nil }})
 			e := wantKind(t, err, client.KindUnauthenticated)
-			if e.Message != "hello: the token is not valid" || time.Since(began) != 0 {
+			if e.Message != "hello: the door is shut" || time.Since(began) != 0 {
 				t.Errorf("after %v: %s", time.Since(began), e.Message)
 			}
 		})
@@ -520,7 +520,7 @@ func TestReconnectGivesUp(t *testing.T) {
 		began := time.Now()
 		err := c.Call(t.Context(), "m", nil, nil)
 		wantKind(t, err, client.KindDisconnected)
-		if took := time.Since(began); took > 3*time.Second || took < time.Second {
+		if took := time.Since(began); took != 3*time.Second {
 			t.Errorf("gave up after %v", took)
 		}
 		if !errors.Is(err, syscall.ENOENT) {

@@ -7,9 +7,12 @@ import (
 	"io"
 	"math"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
@@ -39,14 +42,18 @@ type conn struct {
 	over    chan struct{} // closed when err is set
 	greeted chan struct{} // closed when server is set
 	server  Server
-	wg      sync.WaitGroup // reader and handlers
+	token   bool // one was sent
+	since   time.Time
+	heard   atomic.Bool    // the hub has shown that it is there since guard looked last
+	onEnd   func(*conn)    // called in a goroutine of its own when err is set
+	wg      sync.WaitGroup // reader, guard and handlers
 
 	mu        sync.Mutex // guards what follows; taken before that of a Stream
 	calls     map[uint64]*pending
 	serving   map[string]context.CancelCauseFunc // by the JSON text of the hub's id
 	last      uint64
 	err       error
-	complaint string // what the hub said last of a line that is no call
+	complaint *Error // what the hub said last of a line that is no call
 }
 
 // pending is a call that waits for its reply. Exactly one of its fields is set.
@@ -63,28 +70,31 @@ type outcome struct {
 // newConn owns nc. It starts the reader and returns when the hub has answered the greeting.
 func newConn(ctx context.Context, cl *Client, nc net.Conn) (*conn, error) {
 	c := &conn{
-		nc: nc, handler: cl.handle,
+		nc: nc, handler: cl.handle, since: time.Now(), token: cl.opts.Token != "", onEnd: cl.broke,
 		over: make(chan struct{}), greeted: make(chan struct{}),
 		calls: make(map[uint64]*pending), serving: make(map[string]context.CancelCauseFunc),
 	}
-	c.out = rpc.NewOutbox(newWire(nc), softLimit, math.MaxInt)
+	c.out = rpc.NewOutbox(newWire(nc, &c.heard), softLimit, math.MaxInt)
 	c.ctx, c.stop = context.WithCancelCause(context.Background())
 	c.wg.Go(c.read)
-	greeting := frame.Greeting{Version: frame.Version, Features: features, Identity: cl.opts.Identity, Token: cl.opts.Token}
+	greeting := frame.Greeting{Version: frame.Version, Features: features, Identity: cl.opts.Identity, Name: cl.opts.Name, Token: cl.opts.Token}
 	c.out.Append(nil, func(dst []byte) []byte { return frame.AppendHello(dst, greeting) })
 
 	limit := time.NewTimer(helloLimit)
 	defer limit.Stop()
 	select {
 	case <-c.greeted:
+		c.wg.Go(c.guard)
 		return c, nil
 	case <-c.over:
 		c.mu.Lock()
 		err, complaint := c.err, c.complaint
 		c.mu.Unlock()
 		c.wait()
-		if complaint != "" {
-			return nil, &Error{Kind: complaintKind(complaint), Message: complaint, Retry: RetrySafe, cause: err}
+		if complaint != nil {
+			e := *complaint
+			e.cause = err
+			return nil, &e
 		}
 		return nil, disconnected(err, RetrySafe)
 	case <-limit.C:
@@ -138,6 +148,14 @@ func (c *conn) end(err error, linger time.Duration) {
 	e := disconnected(err, RetryUnknown)
 	for _, p := range calls {
 		p.settle(outcome{err: e})
+	}
+	go c.onEnd(c) // whoever holds the lock of the client may be here
+}
+
+// goodbye tells a hub that knows the word that this client will not come back.
+func (c *conn) goodbye() {
+	if slices.Contains(c.server.Features, frame.Goodbye) {
+		c.out.Append(nil, frame.AppendGoodbye)
 	}
 }
 
@@ -243,7 +261,7 @@ func (c *conn) call(ctx context.Context, method string, params rpc.Value, o fram
 // read is the loop of the only reader. What it makes the client send, such as
 // replies to the hub's calls, leaves when all lines of a read were looked at.
 func (c *conn) read() {
-	lines := frame.NewLineReader(c.nc, 0)
+	lines := frame.NewLineReader(listener{c.nc, &c.heard}, 0)
 	defer lines.Release()
 	var b rpc.Batch
 	var f frame.Frame
@@ -258,6 +276,9 @@ func (c *conn) read() {
 			err = tooLong
 		}
 		if err != nil {
+			if sent := c.out.Err(); sent != nil { // why the socket was closed under the reader
+				err = sent
+			}
 			c.close(readError(err))
 			b.Flush()
 			return
@@ -273,17 +294,12 @@ func (c *conn) read() {
 	}
 }
 
-// complaintKind guesses what a hub means that hangs up after the greeting.
-func complaintKind(text string) Kind {
-	if strings.Contains(text, "token") || strings.Contains(text, "authenticat") {
-		return KindUnauthenticated
-	}
-	return KindUnavailable
-}
-
 func readError(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) {
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrClosedPipe), errors.Is(err, rpc.ErrOutboxClosed):
 		return errHungUp
+	case errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET):
+		return fmt.Errorf("%w: %w", errHungUp, err)
 	}
 	return err
 }
@@ -294,7 +310,7 @@ func (c *conn) handle(b *rpc.Batch, f *frame.Frame) {
 	switch f.Action {
 	case frame.Reply:
 		if id, ok := parseID(f.ID()); ok {
-			c.settle(id, outcomeOf(f))
+			c.settle(id, c.outcomeOf(f))
 		}
 	case frame.Chunk:
 		if s := c.stream(f); s != nil {
@@ -348,8 +364,14 @@ func (c *conn) complain(f *frame.Frame) {
 		c.settle(id, outcome{err: &Error{Kind: KindMalformed, Message: msg, Retry: RetryUnknown}})
 		return
 	}
+	kind := Kind(frame.Text(f.ErrorKind))
+	if kind == "" { // an older hub, which sends no kind
+		if kind = KindUnavailable; c.token {
+			kind = KindUnauthenticated
+		}
+	}
 	c.mu.Lock()
-	c.complaint = msg
+	c.complaint = &Error{Kind: kind, Message: msg, Retry: RetrySafe}
 	c.mu.Unlock()
 	select {
 	case <-c.greeted:
@@ -383,7 +405,7 @@ func (c *conn) stream(f *frame.Frame) *Stream {
 }
 
 // outcomeOf reads a reply. What it returns does not refer to the line.
-func outcomeOf(f *frame.Frame) outcome {
+func (c *conn) outcomeOf(f *frame.Frame) outcome {
 	text := frame.Text(f.Error)
 	kind := frame.Text(f.ErrorKind)
 	if text == "" && kind == "" && (f.Error.IsUndefined() || f.Error.IsNull()) {
@@ -396,6 +418,12 @@ func outcomeOf(f *frame.Frame) outcome {
 	e := &Error{Kind: Kind(kind), Message: text, Retry: Retry(frame.Text(f.Retry))}
 	if e.Kind == "" {
 		e.Kind = KindHandler
+	}
+	if e.Kind == KindNotFound {
+		e.noMethod = f.Member("no_method").Kind() == 't'
+		if !slices.Contains(c.server.Features, "no_method") { // a hub that says it in words only
+			e.noMethod = strings.HasPrefix(text, noMethodPrefix)
+		}
 	}
 	if e.Retry == "" {
 		e.Retry = RetryUnknown

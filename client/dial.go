@@ -22,7 +22,7 @@ type Options struct {
 	// TLS is how addresses with tls:// are connected to; nil means the
 	// authorities of the system and no certificate of one's own.
 	TLS *tls.Config
-	// Name tells the hub what program this is, for its logs and lists.
+	// Name tells the hub what program this is, for its lists: at most 128 bytes.
 	Name string
 	// Identity is who this client is to the hub, over its connections and, if
 	// the program keeps it, over restarts of the program: ephemeral keys that
@@ -33,15 +33,22 @@ type Options struct {
 	// Handler answers calls that the hub makes to this client; nil refuses them.
 	Handler Handler
 	// Reconnect is how long a call waits for a connection to come back after it
-	// broke; 0 means 10 seconds, negative means not at all. Attach has a limit
-	// of its own.
+	// broke; 0 means 10 seconds. The client itself connects again, whether
+	// anybody calls or not, for as long as it is open. Negative means that a
+	// broken connection is not replaced. Attach has a limit of its own.
 	Reconnect time.Duration
+	// Repeat is how long a call is repeated that the hub refused before it ran
+	// because the hub, or the program behind the method, was not available or
+	// overloaded; 0 means 10 seconds, negative means not at all. The context of
+	// the call ends it earlier.
+	Repeat time.Duration
 	// Dialer makes the connection in place of a plain net.Dial of the address.
 	Dialer func(context.Context) (net.Conn, error)
 }
 
 const (
 	defaultReconnect = 10 * time.Second
+	defaultRepeat    = 10 * time.Second
 	dialLimit        = 10 * time.Second // for the connection itself
 	helloLimit       = 5 * time.Second  // for the hub's answer to hello
 	lingerLimit      = time.Second      // for what is queued when the client is closed, such as a cancel
@@ -54,21 +61,16 @@ type Client struct {
 	opts    Options
 	ctx     context.Context // ends with Close
 	stop    context.CancelCauseFunc
-	wg      sync.WaitGroup // of redials
+	wg      sync.WaitGroup // of redials, and of connections that were replaced
 
 	mu     sync.Mutex
-	conn   *conn   // the present or last connection
-	redial *redial // in progress, nil if none
+	conn   *conn                       // the present or last connection
+	redial *redial                     // in progress, nil if none
+	pace   *backoff.ExponentialBackOff // of redials; for the one that runs
 	closed bool
 
-	services map[string]Methods // what Provide offers, by service; guarded by mu
-}
-
-// redial is one attempt, by one goroutine, to replace a broken connection.
-type redial struct {
-	done chan struct{}
-	conn *conn // valid when done is closed
-	err  error
+	services  map[string]Methods   // what Provide offers, by service; guarded by mu
+	producers map[string]*Producer // that live, by session; guarded by mu
 }
 
 // randomIdentity returns an identity that nobody else has; the name is for people.
@@ -78,7 +80,7 @@ func randomIdentity(name string) string { return name + "#" + rand.Text() }
 // "tls://host:port" or the path of a socket, and says hello. The empty address means DefaultAddress. It
 // tries once: see WaitFor for a hub that is still starting.
 func Dial(ctx context.Context, address string, opts *Options) (*Client, error) {
-	c := &Client{}
+	c := &Client{pace: pace()}
 	if opts != nil {
 		c.opts = *opts
 	}
@@ -96,10 +98,14 @@ func Dial(ctx context.Context, address string, opts *Options) (*Client, error) {
 		return nil, &Error{Kind: KindInvalidParams, Message: err.Error(), Retry: RetrySafe, cause: err}
 	}
 	c.ctx, c.stop = context.WithCancelCause(context.Background())
-	if c.conn, err = c.connect(ctx); err != nil {
+	cn, err := c.connect(ctx)
+	if err != nil {
 		c.stop(nil)
 		return nil, err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.adoptLocked(cn)
 	return c, nil
 }
 
@@ -107,18 +113,13 @@ func Dial(ctx context.Context, address string, opts *Options) (*Client, error) {
 // then that of the last attempt, under KindTimeout or KindCancelled.
 func WaitFor(ctx context.Context, address string, opts *Options) (*Client, error) {
 	var last error
-	c, err := backoff.Retry(ctx, func() (*Client, error) {
-		c, err := Dial(ctx, address, opts)
-		if err != nil {
-			if ctx.Err() == nil {
-				last = err
-			}
-			if !temporary(err) {
-				err = backoff.Permanent(err)
-			}
+	var c *Client
+	err := try(ctx, 0, func() (again bool, err error) {
+		if c, err = Dial(ctx, address, opts); err != nil && ctx.Err() == nil {
+			last = err
 		}
-		return c, err
-	}, backoff.WithBackOff(pace()), backoff.WithMaxElapsedTime(0))
+		return temporary(err), err
+	})
 	if err != nil && ctx.Err() != nil {
 		e := ended(ctx, "", RetrySafe)
 		if last != nil {
@@ -176,71 +177,6 @@ func (c *Client) connect(ctx context.Context) (*conn, error) {
 	return nil, disconnected(err, RetrySafe)
 }
 
-// live returns a connection that works, made anew if the last one broke.
-func (c *Client) live(ctx context.Context) (*conn, error) {
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
-		return nil, disconnected(ErrClosed, RetrySafe)
-	}
-	if cn := c.conn; cn.alive() {
-		c.mu.Unlock()
-		return cn, nil
-	}
-	r := c.redial
-	if r == nil {
-		if c.opts.Reconnect < 0 {
-			defer c.mu.Unlock()
-			return nil, disconnected(c.conn.cause(), RetrySafe)
-		}
-		r = &redial{done: make(chan struct{})}
-		c.redial = r
-		c.wg.Go(func() { c.reconnect(r) })
-	}
-	c.mu.Unlock()
-	select {
-	case <-r.done:
-		return r.conn, r.err
-	case <-ctx.Done():
-		return nil, ended(ctx, "", RetrySafe)
-	}
-}
-
-func (c *Client) reconnect(r *redial) {
-	limit := c.opts.Reconnect
-	if limit == 0 {
-		limit = defaultReconnect
-	}
-	cn, err := backoff.Retry(c.ctx, func() (*conn, error) {
-		ctx, cancel := context.WithTimeout(c.ctx, helloLimit)
-		defer cancel()
-		cn, err := c.connect(ctx)
-		if err != nil && !temporary(err) {
-			err = backoff.Permanent(err)
-		}
-		return cn, err
-	}, backoff.WithBackOff(pace()), backoff.WithMaxElapsedTime(limit))
-	c.mu.Lock()
-	c.redial = nil
-	switch {
-	case c.closed:
-		if cn != nil {
-			defer cn.close(ErrClosed)
-		}
-		r.err = disconnected(ErrClosed, RetrySafe)
-	case err != nil:
-		e, ok := errors.AsType[*Error](err)
-		if !ok {
-			e = disconnected(err, RetrySafe)
-		}
-		r.err = e
-	default:
-		c.conn, r.conn = cn, cn
-	}
-	c.mu.Unlock()
-	close(r.done)
-}
-
 // Server describes the hub at the other end of a Client.
 type Server struct {
 	Version  int      // of the protocol
@@ -259,7 +195,8 @@ func (c *Client) Server() Server {
 // Address returns where the client connects to.
 func (c *Client) Address() Address { return c.address }
 
-// Close ends the connection. Calls in flight fail with KindDisconnected, the
+// Close tells the hub goodbye, so that what it keeps for this client until it
+// comes back (its ephemeral keys) goes at once, and ends the connection. Calls in flight fail with KindDisconnected, the
 // contexts of running handlers end, and Close waits for them.
 func (c *Client) Close() error {
 	c.mu.Lock()
@@ -271,6 +208,7 @@ func (c *Client) Close() error {
 	cn := c.conn
 	c.mu.Unlock()
 	c.stop(ErrClosed)
+	cn.goodbye()
 	cn.end(ErrClosed, lingerLimit)
 	c.wg.Wait()
 	cn.wait()

@@ -54,7 +54,8 @@ type Error struct {
 	Retry   Retry           // never empty
 	Data    json.RawMessage // what the hub adds for programs; nil for nothing
 
-	cause error
+	noMethod bool
+	cause    error
 }
 
 // Error returns the message, after the name of the method unless it names that itself.
@@ -90,7 +91,7 @@ func (e *Error) Is(target error) bool {
 // NoMethod reports whether the hub has no method of the name that was called,
 // in contrast to a method that did not find something.
 func (e *Error) NoMethod() bool {
-	return e.Kind == KindNotFound && strings.HasPrefix(e.Message, noMethodPrefix)
+	return e.Kind == KindNotFound && e.noMethod
 }
 
 const noMethodPrefix = "method not found: "
@@ -110,12 +111,14 @@ func KindOf(err error) Kind {
 	return KindInternal
 }
 
+const noAnswer = "no answer in time"
+
 // ended makes the error of a call whose context is over.
 func ended(ctx context.Context, method string, retry Retry) *Error {
 	err := ctx.Err()
 	e := &Error{Kind: KindCancelled, Message: "cancelled", Method: method, Retry: retry, cause: err}
 	if errors.Is(err, context.DeadlineExceeded) {
-		e.Kind, e.Message = KindTimeout, "no answer in time"
+		e.Kind, e.Message = KindTimeout, noAnswer
 	}
 	if cause := context.Cause(ctx); cause != err {
 		e.Message, e.cause = cause.Error(), errors.Join(err, cause)
@@ -123,10 +126,14 @@ func ended(ctx context.Context, method string, retry Retry) *Error {
 	return e
 }
 
-// of returns a copy of e that names the method.
+// of returns a copy of e that names the method. A method that only reads may be
+// called again however its connection ended.
 func (e *Error) of(method string) *Error {
 	c := *e
 	c.Method = method
+	if c.Kind == KindDisconnected && c.Retry == RetryUnknown && reads[method] {
+		c.Retry = RetrySafe
+	}
 	return &c
 }
 
@@ -136,5 +143,5 @@ func disconnected(cause error, retry Retry) *Error {
 
 // NoMethod makes the error of a method that does not exist, for handlers and tests.
 func NoMethod(method string) *Error {
-	return &Error{Kind: KindNotFound, Message: noMethodPrefix + rpc.CleanText(method, 64), Method: method, Retry: RetrySafe}
+	return &Error{Kind: KindNotFound, Message: noMethodPrefix + rpc.CleanText(method, 64), Method: method, Retry: RetrySafe, noMethod: true}
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ type fakeHub struct {
 	on     func(h *fakeConn, f line)
 	refuse func(n int) error // of the nth dial, from 0; nil: none
 	dials  int
+	frozen atomic.Bool // it reads and does nothing
 }
 
 type fakeConn struct {
@@ -107,6 +109,13 @@ func (c *fakeConn) serve() {
 		if f.Action == "hello" {
 			c.say(`{"type":"hello","version":1,"server":"hubd/test","identity":"main","features":["stream","credit"]}`)
 		}
+		if f.Action == "ping" && !c.frozen.Load() {
+			c.say(`{"type":"pong","agent_id":"a1b2c3d4e5f6"}`)
+			continue
+		}
+		if c.frozen.Load() {
+			continue
+		}
 		c.on(c, f)
 	}
 }
@@ -165,4 +174,22 @@ func wait[T any](t testing.TB, c <-chan T) T {
 		t.Fatal("nothing came within 20 s")
 	}
 	panic("unreachable")
+}
+
+// connectThrough is connect by way of what between makes of the connection.
+func (h *fakeHub) connectThrough(opts client.Options, between func(net.Conn) net.Conn) *client.Client {
+	h.t.Helper()
+	opts.Dialer = func(ctx context.Context) (net.Conn, error) {
+		nc, err := h.dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return between(nc), nil
+	}
+	c, err := client.Dial(context.Background(), "", &opts)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { c.Close() })
+	return c
 }

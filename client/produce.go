@@ -81,6 +81,7 @@ type Producer struct {
 	life    life          // of the session, as the hub said when it was opened
 	passed  uint64        // greatest number that the session gave to an event that is no longer in the queue
 	owner   *conn         // the connection that owns the session; nil while there is none
+	closed  bool          // nothing more may be published
 	err     error         // why it has ended
 	moved   chan struct{} // closed and replaced when any of these changes
 }
@@ -100,7 +101,9 @@ type life struct {
 }
 
 // Produce opens a session and owns it until Close. It fails when the first
-// attempt does: when the hub is not there, or the session belongs to somebody else.
+// attempt does: when the hub is not there, or the session belongs to somebody
+// else. A client has one producer of a session at a time: while there is one,
+// another is refused with KindConflict.
 func (c *Client) Produce(ctx context.Context, session string, opts *ProduceOptions) (*Producer, error) {
 	var id [16]byte
 	rand.Read(id[:]) // never fails
@@ -117,6 +120,16 @@ func (c *Client) Produce(ctx context.Context, session string, opts *ProduceOptio
 	if p.opts.Retain == 0 {
 		p.opts.Retain = defaultRetain
 	}
+	c.mu.Lock()
+	if c.producers[session] != nil {
+		c.mu.Unlock()
+		return nil, &Error{Kind: KindConflict, Message: "this client produces " + session + " already", Method: "session.open", Retry: RetrySafe}
+	}
+	if c.producers == nil {
+		c.producers = make(map[string]*Producer)
+	}
+	c.producers[session] = p
+	c.mu.Unlock()
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	go p.run()
 	select {
@@ -147,8 +160,14 @@ func (p *Producer) Publish(ctx context.Context, event any) error {
 	if name, err := kind.AsString(); err != nil || name == "" {
 		return &Error{Kind: KindInvalidParams, Message: "an event is an object with a string member type", Method: "session.publish", Retry: RetrySafe}
 	}
-	e := append(json.RawMessage(nil), text...)
-	return p.await(ctx, func() bool {
+	if len(text)+6*len(p.session)+eventOverhead > frame.MaxLine {
+		return &Error{Kind: KindTooLarge, Message: "the event does not fit into a frame of 16 MiB", Method: "session.publish", Retry: RetrySafe}
+	}
+	e, closed := append(json.RawMessage(nil), text...), false
+	err = p.await(ctx, func() bool {
+		if closed = p.closed; closed {
+			return true
+		}
 		if p.waiting > 0 && p.waiting+len(e) > p.opts.Buffer {
 			return false
 		}
@@ -158,7 +177,17 @@ func (p *Producer) Publish(ctx context.Context, event any) error {
 		p.movedLocked()
 		return true
 	})
+	if closed {
+		err = errProducerClosed
+	}
+	return err
 }
+
+// errProducerClosed is why an event is not taken any more.
+var errProducerClosed = &Error{Kind: KindDisconnected, Message: "the producer is closed", Method: "session.publish", Retry: RetrySafe, cause: ErrClosed}
+
+// eventOverhead is more than what a request has around an event and the name of its session.
+const eventOverhead = 512
 
 // Flush waits until the hub has taken all that was published.
 func (p *Producer) Flush(ctx context.Context) error {
@@ -169,6 +198,10 @@ func (p *Producer) Flush(ctx context.Context) error {
 // then the end. When ctx ends before that the session is left to itself; the
 // hub closes it when nobody comes for it in time.
 func (p *Producer) Close(ctx context.Context) error {
+	p.mu.Lock()
+	p.closed = true
+	p.movedLocked()
+	p.mu.Unlock()
 	err := p.Flush(ctx)
 	for wait := pace(); err == nil; {
 		// On the connection that owns the session a refusal is final.
@@ -244,6 +277,11 @@ var errSessionClosed = &Error{Kind: KindNotFound, Message: "the session was clos
 // run keeps the session until the producer ends.
 func (p *Producer) run() {
 	defer close(p.done)
+	defer func() {
+		p.client.mu.Lock()
+		delete(p.client.producers, p.session)
+		p.client.mu.Unlock()
+	}()
 	var broke time.Time
 	wait := pace()
 	connected := func() {

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"strings"
 	"time"
-
-	"github.com/cenkalti/backoff/v5"
 )
 
 // Service is what Provide offers.
@@ -37,8 +35,12 @@ type Param struct {
 	Default  any    `json:"default,omitempty"`
 }
 
-// offerLimit bounds one attempt to offer.
-const offerLimit = 10 * time.Second
+const (
+	offerLimit = 10 * time.Second // of one attempt to offer
+	// lostLimit is how long the hub may take to notice that the connection that
+	// offered a service before is lost: until then its name is taken.
+	lostLimit = time.Minute
+)
 
 // Provide offers the methods of s to everybody who may call the hub, in every
 // protocol, until ctx ends, and then withdraws them; it returns the cause of
@@ -69,8 +71,8 @@ func (c *Client) Provide(ctx context.Context, s Service) error {
 		delete(c.services, s.Name)
 		c.mu.Unlock()
 	}()
-	for {
-		cn, err := c.offer(ctx, s)
+	for again := false; ; again = true {
+		cn, err := c.offer(ctx, s, again)
 		if err != nil {
 			return err
 		}
@@ -87,34 +89,36 @@ func (c *Client) Provide(ctx context.Context, s Service) error {
 
 // offer makes attempts until the hub has taken s, and returns on which
 // connection.
-func (c *Client) offer(ctx context.Context, s Service) (*conn, error) {
-	params := s.params()
-	conflicts := 0
-	cn, err := backoff.Retry(ctx, func() (*conn, error) {
-		try, cancel := context.WithTimeout(ctx, offerLimit)
+func (c *Client) offer(ctx context.Context, s Service, again bool) (cn *conn, err error) {
+	v, err := encode("hub.provide", s.params())
+	if err != nil {
+		return nil, err
+	}
+	conflicts, began := 0, time.Now()
+	err = try(ctx, 0, func() (bool, error) {
+		once, cancel := context.WithTimeout(ctx, offerLimit)
 		defer cancel()
-		cn, err := c.live(try)
-		if err == nil {
-			v, encodeErr := encode("hub.provide", params)
-			if encodeErr != nil {
-				return nil, backoff.Permanent(encodeErr)
-			}
-			if _, e := cn.call(try, "hub.provide", v, (&callOptions{}).request(try)); e != nil {
+		var err error
+		if cn, err = c.live(once); err == nil {
+			if _, e := cn.call(once, "hub.provide", v, (&callOptions{}).request(once)); e != nil {
 				err = e
 			}
 		}
 		switch kind := KindOf(err); {
 		case err == nil:
-			return cn, nil
+			return false, nil
 		case ctx.Err() != nil:
-			return nil, backoff.Permanent(ended(ctx, "hub.provide", RetrySafe))
-		case kind == KindConflict && conflicts < 3: // the connection before may still be dying
+			return false, ended(ctx, "hub.provide", RetrySafe)
+		case kind == KindConflict: // the connection before may still be dying
 			conflicts++
-		case kind != KindDisconnected && kind != KindUnavailable && kind != KindOverloaded && kind != KindTimeout:
-			return nil, backoff.Permanent(named(err, "hub.provide"))
+			return conflicts <= 3 || again && time.Since(began) < lostLimit, named(err, "hub.provide")
+		default:
+			return resumable(err), named(err, "hub.provide")
 		}
-		return nil, err
-	}, backoff.WithBackOff(pace()), backoff.WithMaxElapsedTime(0))
+	})
+	if err != nil && ctx.Err() != nil {
+		return nil, ended(ctx, "hub.provide", RetrySafe)
+	}
 	return cn, err
 }
 

@@ -92,7 +92,7 @@ func run(ctx context.Context, h Handler, method string, params json.RawMessage) 
 		}
 		switch {
 		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
-			return v, &Error{Kind: KindTimeout, Message: "no answer in time", Retry: RetryUnknown}
+			return v, &Error{Kind: KindTimeout, Message: noAnswer, Retry: RetryUnknown}
 		case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 			return v, &Error{Kind: KindCancelled, Message: "cancelled", Retry: RetryUnknown}
 		}
@@ -118,7 +118,7 @@ func (c *conn) answer(b *rpc.Batch, id []byte, v rpc.Value, e *Error) {
 			}
 			e = &Error{Kind: KindSerialization, Message: "the result cannot be sent", Retry: RetryUnsafe}
 		}
-		fail := frame.Failure{Kind: string(e.Kind), Text: e.Message, Retry: string(e.Retry)}
+		fail := frame.Failure{Kind: string(e.Kind), Text: e.Message, Retry: string(e.Retry), NoMethod: e.NoMethod()}
 		if fail.Text == "" {
 			fail.Text = string(e.Kind)
 		}

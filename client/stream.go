@@ -60,18 +60,22 @@ func (c *Client) Open(ctx context.Context, method string, params any, opts ...Ca
 		return nil, err
 	}
 	o := gather(opts)
-	for attempt := 1; ; attempt++ {
+	return c.open(ctx, method, v, o, c.repeats(o))
+}
+
+func (c *Client) open(ctx context.Context, method string, v rpc.Value, o callOptions, r *repeats) (*Stream, error) {
+	for {
 		cn, err := c.live(ctx)
 		if err != nil {
 			return nil, named(err, method)
 		}
-		r := o.request(ctx)
-		r.Stream = true
-		s, failed := cn.open(ctx, method, v, r)
+		request := o.request(ctx)
+		request.Stream = true
+		s, failed := cn.open(ctx, method, v, request)
 		if failed == nil {
 			return s, nil
 		}
-		if !again(failed, o.idempotent, attempt) {
+		if failed = r.again(ctx, failed); failed != nil {
 			return nil, failed
 		}
 	}
@@ -79,18 +83,37 @@ func (c *Client) Open(ctx context.Context, method string, params any, opts ...Ca
 
 // Stream calls a method and yields the items of its result as they come, then
 // at most one error. Leaving the loop cancels the call. The hub is never more
-// than a few dozen items ahead of the loop.
+// than a few dozen items ahead of the loop. A call that fails before the first
+// item is repeated as those of Call are.
 func (c *Client) Stream(ctx context.Context, method string, params any, opts ...CallOption) iter.Seq2[json.RawMessage, error] {
 	return func(yield func(json.RawMessage, error) bool) {
-		s, err := c.Open(ctx, method, params, opts...)
+		v, err := encode(method, params)
 		if err != nil {
 			yield(nil, err)
 			return
 		}
-		for item, err := range s.Items() {
-			if !yield(item, err) {
-				return
+		o := gather(opts)
+		first := true
+		once := func(r *repeats) (repeat bool) {
+			s, err := c.open(ctx, method, v, o, r)
+			if err != nil {
+				yield(nil, err)
+				return false
 			}
+			for item, err := range s.Items() {
+				if e, ok := errors.AsType[*Error](err); ok && first {
+					if e = r.again(ctx, e); e == nil {
+						return true
+					}
+					err = e
+				}
+				if first = false; !yield(item, err) {
+					return false
+				}
+			}
+			return false
+		}
+		for r := c.repeats(o); once(r); {
 		}
 	}
 }
@@ -115,7 +138,7 @@ func (c *conn) open(ctx context.Context, method string, params rpc.Value, o fram
 		c.drop(id)
 		return nil, err.of(method)
 	}
-	detach := context.AfterFunc(ctx, func() { s.abort(ended(ctx, method, RetryUnknown)) })
+	detach := context.AfterFunc(ctx, func() { s.abort(s.cut()) })
 	s.mu.Lock()
 	s.detach = detach
 	over := s.ended
@@ -124,6 +147,19 @@ func (c *conn) open(ctx context.Context, method string, params rpc.Value, o fram
 		detach()
 	}
 	return s, nil
+}
+
+// cut makes the error of a stream whose context is over. A stream that has begun
+// had its answer in time: it was the caller's time that was over.
+func (s *Stream) cut() *Error {
+	e := ended(s.ctx, s.method, RetryUnknown)
+	s.mu.Lock()
+	begun := s.next > 1 || s.sent > 0 || s.credited
+	s.mu.Unlock()
+	if begun && e.Kind == KindTimeout && e.Message == noAnswer {
+		e.Message = "the stream was cut by the deadline of its caller"
+	}
+	return e
 }
 
 // item adds one item; the reader calls it.
@@ -265,7 +301,7 @@ func (s *Stream) Send(item any) error {
 			return io.EOF
 		case s.closed:
 			s.mu.Unlock()
-			return errSendClosed
+			return errSendClosed.of(s.method)
 		}
 		if s.credit > 0 || !s.credited && s.early < early {
 			s.credit--
@@ -282,7 +318,7 @@ func (s *Stream) Send(item any) error {
 	}
 }
 
-var errSendClosed = errors.New("send after the end of the stream")
+var errSendClosed = &Error{Kind: KindInvalidParams, Message: "send after the end of the stream", Retry: RetrySafe}
 
 func (s *Stream) chunk(seq uint64, v rpc.Value) error {
 	if s.conn.out.Wait(s.ctx) != nil {

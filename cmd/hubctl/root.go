@@ -257,7 +257,7 @@ func (a *app) address() (client.Address, error) {
 
 func (a *app) options() (*client.Options, error) {
 	config, err := a.files.config(a.getenv)
-	return &client.Options{Name: "hubctl", Token: a.token(), TLS: config}, err
+	return &client.Options{Name: "hubctl", Repeat: -1, Token: a.token(), TLS: config}, err
 }
 
 // token returns the token to show to the hub: that of HUBD_TOKEN, else, where

@@ -38,6 +38,8 @@ type conn struct {
 	presented bool                   // the present request has come with a token; for the goroutine that serves it
 	patient   atomic.Bool            // the peer may take nothing for any time: it is busy sending
 	owner     atomic.Pointer[string] // of ephemeral keys; nil: the connection itself
+	identity  atomic.Pointer[string] // what the client calls itself over its connections; nil: nothing
+	program   atomic.Pointer[string] // what program the client says that it is; nil: nothing
 
 	net   net.Conn  // the socket
 	tls   *tls.Conn // on top of it; nil without TLS

@@ -15,6 +15,8 @@ const maxIdentity = 128
 // from now on outlive this connection in the same way. It does nothing for a
 // peer that anybody could pretend to be.
 func (h *hub) identify(c *conn, identity string) {
+	shown := rpc.CleanText(identity, maxIdentity)
+	c.identity.Store(&shown)
 	owner := ownerName(c.peer.Load(), identity)
 	if owner == "" || !c.owner.CompareAndSwap(nil, &owner) {
 		return

@@ -44,6 +44,7 @@ func (h *hub) serveKollabor(ctx context.Context, c *conn) error {
 		OnPeer:  func(p *rpc.Peer) { c.peer.Store(p) },
 
 		OnIdentity: func(identity string) { h.identify(c, identity) },
+		OnName:     func(name string) { c.program.Store(&name) },
 		Gone:       c.gone,
 	})
 }

@@ -241,6 +241,8 @@ type peerInfo struct {
 	Protocol string  `json:"protocol"`
 	Listener string  `json:"listener"`
 	Peer     string  `json:"peer"`
+	Name     string  `json:"name"`
+	Identity string  `json:"identity"`
 	Since    float64 `json:"since"`
 	InFlight int     `json:"in_flight"`
 	Outbox   int     `json:"outbox"`
@@ -252,7 +254,7 @@ func (h *hub) listPeers(context.Context, struct{}) ([]peerInfo, error) {
 	for _, c := range h.connections() {
 		info := peerInfo{
 			Conn: c.id, Protocol: string(c.protocolName()), Listener: c.listener.String(), Peer: c.peerName(),
-			Since: round(now.Sub(c.since)),
+			Name: said(c.program.Load()), Identity: said(c.identity.Load()), Since: round(now.Sub(c.since)),
 		}
 		if l := c.linkOf(); l != nil {
 			info.InFlight = l.N()
@@ -264,6 +266,14 @@ func (h *hub) listPeers(context.Context, struct{}) ([]peerInfo, error) {
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].Conn < list[j].Conn })
 	return list, nil
+}
+
+// said returns *s, "" for nil.
+func said(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
 }
 
 type callInfo struct {

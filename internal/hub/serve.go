@@ -116,7 +116,7 @@ func (c *conn) partWith(err error) {
 		const why = "this address speaks TLS"
 		switch detect(plain.RecordHeader[:]) {
 		case saysLines:
-			_, _ = c.trySocket(frame.AppendError(nil, nil, why))
+			_, _ = c.trySocket(frame.AppendError(nil, nil, "unavailable", why))
 		case saysHTTP, unclear:
 			_, _ = c.trySocket([]byte("HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n" + why + "\n"))
 		}

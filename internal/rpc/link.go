@@ -19,6 +19,7 @@ type Link struct {
 	peer  atomic.Pointer[Peer]  // of later calls; nil: as the protocol says
 	quota atomic.Pointer[Quota] // of later calls; nil: Quota
 	n     atomic.Int64          // registered calls
+	left  atomic.Bool           // the other end said goodbye
 	subs  atomic.Int64          // subscriptions: calls of Endless methods, and see Call.Subscribe
 
 	lobby []*waiter    // calls that wait for room, in their order; guarded by gate.lobby.mu
@@ -55,6 +56,14 @@ func (l *Link) Peer(p *Peer) *Peer {
 	}
 	return p
 }
+
+// Goodbye notes that the other end has said that it leaves for good, in the way
+// of its protocol. What is kept for a while for those who come back goes with
+// the link.
+func (l *Link) Goodbye() { l.left.Store(true) }
+
+// SaidGoodbye reports whether Goodbye was called.
+func (l *Link) SaidGoodbye() bool { return l.left.Load() }
 
 // SetQuota makes later calls count among those of somebody else: the other end
 // has authenticated. Calls that run stay where they were counted.

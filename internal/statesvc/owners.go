@@ -98,8 +98,12 @@ func (s *Service) linkClosed(l *rpc.Link, st *linkState) {
 	for name := range st.owners {
 		if s.owners[name]--; s.owners[name] == 0 {
 			delete(s.owners, name)
+			grace := s.opts.Grace
+			if l.SaidGoodbye() {
+				grace = 0
+			}
 			// Under the lock: a connection that claims the name now comes after this.
-			s.store.Release(name, s.opts.Grace)
+			s.store.Release(name, grace)
 		}
 	}
 }

@@ -537,6 +537,7 @@ func (s *Session) aborted(e *evaluator) error {
 		}
 		p.unref()
 	}
+	s.link.Goodbye()
 	s.End(&rpc.Error{Code: rpc.CodeUnavailable, Message: "the other side aborted the session: " + rpc.CutText(reason, 512)})
 	s.wire.abort(nil, rpc.CutText(reason, 123))
 	return errEnded

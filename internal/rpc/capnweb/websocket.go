@@ -196,6 +196,9 @@ func (c *socket) run(conn *websocket.Conn, s *Session, drain time.Duration) erro
 	c.low.stop()
 	c.batch.Flush()
 	cause := rpc.ErrPeerGone
+	if s.Ended() == nil && ws.Goodbye(err) {
+		s.link.Goodbye()
+	}
 	s.End(cause)
 	s.link.Close(cause, drain)
 	c.out.Close(lingerTime)
@@ -203,8 +206,7 @@ func (c *socket) run(conn *websocket.Conn, s *Session, drain time.Duration) erro
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || s.Ended() != cause {
 		return nil
 	}
-	switch websocket.CloseStatus(err) {
-	case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd, closeAborted:
+	if ws.Goodbye(err) || websocket.CloseStatus(err) == closeAborted {
 		return nil
 	}
 	return err

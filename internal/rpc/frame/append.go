@@ -73,6 +73,8 @@ type Failure struct {
 	Text  string    // never empty
 	Retry string    // safe, unsafe or unknown; "" for a client that knows five members only
 	Data  rpc.Value // sent with Retry, when defined and carriable
+	// NoMethod says, with Retry, that it is the method itself that does not exist.
+	NoMethod bool
 }
 
 // AppendFailure adds the answer of a call that failed.
@@ -94,6 +96,9 @@ func AppendFailure(dst, id []byte, e Failure) []byte {
 		}
 		dst = append(dst, `,"retry":`...)
 		dst = rpc.AppendString(dst, e.Retry, false)
+		if e.NoMethod {
+			dst = append(dst, `,"no_method":true`...)
+		}
 	}
 	return append(dst, "}\n"...)
 }
@@ -141,11 +146,18 @@ func AppendCancel(dst, id []byte) []byte {
 	return append(dst, "}\n"...)
 }
 
+// AppendPing adds the question whether the hub is there.
+func AppendPing(dst []byte) []byte { return append(dst, `{"action":"ping"}`+"\n"...) }
+
+// AppendGoodbye adds the client's word that it leaves and will not come back.
+func AppendGoodbye(dst []byte) []byte { return append(dst, `{"action":"goodbye"}`+"\n"...) }
+
 // Greeting is the content of both hello frames.
 type Greeting struct {
 	Version  int
 	Features []string
 	Identity string // of the client, or of the session behind the socket; may be ""
+	Name     string // client only: what program it is; may be ""
 	Token    string // client only; may be ""
 	Server   string // server only: name/version
 }
@@ -161,6 +173,10 @@ func AppendHello(dst []byte, g Greeting) []byte {
 	if g.Identity != "" {
 		dst = append(dst, `,"identity":`...)
 		dst = rpc.AppendString(dst, g.Identity, false)
+	}
+	if g.Name != "" {
+		dst = append(dst, `,"name":`...)
+		dst = rpc.AppendString(dst, g.Name, false)
 	}
 	if g.Token != "" {
 		dst = append(dst, `,"token":`...)
@@ -181,10 +197,15 @@ func AppendWelcome(dst []byte, g Greeting) []byte {
 	return append(dst, "}\n"...)
 }
 
-// AppendError adds the server's complaint about a line that is no call. id may be nil.
-func AppendError(dst, id []byte, msg string) []byte {
+// AppendError adds the server's complaint about a line that is no call. id may
+// be nil and kind, an error_kind, "".
+func AppendError(dst, id []byte, kind, msg string) []byte {
 	dst = append(dst, `{"type":"error","msg":`...)
 	dst = rpc.AppendString(dst, msg, false)
+	if kind != "" {
+		dst = append(dst, `,"error_kind":`...)
+		dst = rpc.AppendString(dst, kind, false)
+	}
 	if id != nil {
 		dst = append(dst, `,"request_id":`...)
 		dst = append(dst, id...)

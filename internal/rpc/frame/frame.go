@@ -22,6 +22,7 @@ const (
 	Credit  = "rpc_credit"
 	Cancel  = "rpc_cancel"
 	Hello   = "hello"
+	Goodbye = "goodbye"
 )
 
 // Frame is the envelope of one line, of either direction. Values refer to the

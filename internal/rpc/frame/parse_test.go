@@ -244,7 +244,7 @@ func TestRoundTrip(t *testing.T) {
 	if f = parseLine(t, AppendWelcome(nil, g), nil); f.Type != Hello || Text(f.Member("server")) != "hubd/1" || !f.Member("token").IsUndefined() {
 		t.Error("welcome")
 	}
-	if f = parseLine(t, AppendError(nil, id, "x"), nil); f.Type != "error" || Text(f.Member("msg")) != "x" || string(f.ID()) != string(id) {
+	if f = parseLine(t, AppendError(nil, id, "", "x"), nil); f.Type != "error" || Text(f.Member("msg")) != "x" || string(f.ID()) != string(id) {
 		t.Error("error")
 	}
 }

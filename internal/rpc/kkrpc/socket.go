@@ -49,6 +49,9 @@ func (c *socket) run(s *Session, drain time.Duration) error {
 	}
 	c.Batch().Flush()
 	cause := rpc.ErrPeerGone
+	if s.Ended() == nil && ws.Goodbye(err) {
+		s.link.Goodbye()
+	}
 	s.link.Close(cause, 0)
 	s.End(cause)
 	s.link.Close(cause, drain)

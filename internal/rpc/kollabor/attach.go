@@ -187,7 +187,10 @@ func (a *attachment) control(line []byte) {
 		a.input(f.Member("text"))
 	case f.Action == "" && f.Type == "detach":
 		c.in("detach", line)
-		c.done = true
+		c.leave()
+	case f.Action == frame.Goodbye:
+		c.in(frame.Goodbye, line)
+		c.leave()
 	case f.Action == "" || f.Action == frame.Hello:
 		c.failed(&frame.Error{Reason: frame.Misplaced, Text: "a frame that means nothing while attached"})
 	default:

@@ -202,7 +202,7 @@ func TestHello(t *testing.T) {
 		return other, nil
 	}}, conn: func(c *Conn) { c.OnPeer = func(p *rpc.Peer) { told = p } }})
 	p.send(`{"action":"hello","version":9,"features":["x"],"identity":"me","token":"wrong"}`)
-	p.want(`{"type":"error","msg":"hello: unknown token"}`)
+	p.want(`{"type":"error","msg":"hello: unknown token","error_kind":"unauthenticated"}`)
 	p.send(request("f", "demo.fail", `{"message":"m"}`)) // no hello was accepted
 	if m := p.read(); len(m) != 5 {
 		t.Error(m)

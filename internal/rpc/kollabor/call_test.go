@@ -248,7 +248,7 @@ func TestErrorKinds(t *testing.T) {
 	p.send(`{"action":"hello","version":1}`)
 	p.read()
 	p.send(request("m", "no.such", `{}`))
-	p.want(`{"action":"rpc_reply","request_id":"m","result":null,"error":"method not found: no.such","error_kind":"not_found","retry":"safe"}`)
+	p.want(`{"action":"rpc_reply","request_id":"m","result":null,"error":"method not found: no.such","error_kind":"not_found","retry":"safe","no_method":true}`)
 	p.send(request("f", "demo.failAs", `{"code":"handler","data":[1]}`))
 	p.want(`{"action":"rpc_reply","request_id":"f","result":null,"error":"failed as handler","error_kind":"handler","error_data":[1],"retry":"unsafe"}`)
 }

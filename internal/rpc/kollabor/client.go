@@ -160,7 +160,7 @@ func (cl *client) reply(b *rpc.Batch, id []byte, f *frame.Frame) {
 	if o == nil {
 		return
 	}
-	e := errorOf(f)
+	e := errorOf(f, pathName(o.call.Path))
 	switch {
 	case o.sink != nil:
 		o.sink.End(b, e)

@@ -254,9 +254,12 @@ func (c *conn) sendFailure(b *rpc.Batch, id []byte, f frame.Failure) {
 }
 
 // sendError sends the answer to a line that is no call.
-func (c *conn) sendError(id []byte, msg string) {
+func (c *conn) sendError(id []byte, msg string) { c.sendErrorOf(id, "", msg) }
+
+// sendErrorOf is sendError with an error_kind, for peers that know it.
+func (c *conn) sendErrorOf(id []byte, kind, msg string) {
 	c.send(&c.batch, "error", func(dst []byte) []byte {
-		return frame.AppendError(dst, id, rpc.CleanText(msg, rpc.MaxErrorMessage))
+		return frame.AppendError(dst, id, kind, rpc.CleanText(msg, rpc.MaxErrorMessage))
 	})
 }
 

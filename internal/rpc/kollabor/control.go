@@ -23,7 +23,7 @@ const smallLine = 60000
 func (c *conn) control(line []byte) {
 	f := &c.frame
 	switch f.Action {
-	case "ping", "message", "get_context", "get_output", "get_status", "roster_update", "shutdown", "attach", "subscribe", frame.Hello:
+	case "ping", "message", "get_context", "get_output", "get_status", "roster_update", "shutdown", "attach", "subscribe", frame.Hello, frame.Goodbye:
 		c.in(f.Action, line)
 	case "":
 		switch f.Type {
@@ -45,6 +45,8 @@ func (c *conn) control(line []byte) {
 		})
 	case frame.Hello:
 		c.hello()
+	case frame.Goodbye:
+		c.leave()
 	case "attach", "subscribe":
 		c.attach()
 	case "message":
@@ -238,19 +240,29 @@ func (c *conn) shutdown() {
 	c.s.cfg.OnShutdown(reason, c.link.Peer(c.peer))
 }
 
+// maxName is how many bytes of the name of a program are kept.
+const maxName = 128
+
+// leave ends the connection of a peer that says that it will not come back.
+func (c *conn) leave() {
+	c.link.Goodbye()
+	c.done = true
+}
+
 // hello notes that the peer knows what this package adds, and answers.
 func (c *conn) hello() {
 	f := &c.frame
 	version, err := f.Member("version").AsInt()
 	if err != nil || version < 1 {
 		c.failed(&frame.Error{Reason: frame.BadType, Text: "hello without a version"})
-		c.sendError(nil, "hello: version must be an integer from 1")
+		c.sendErrorOf(nil, kinds[rpc.CodeInvalidParams], "hello: version must be an integer from 1")
 		return
 	}
 	if token := f.Member("token"); !token.IsUndefined() && !token.IsNull() && c.s.cfg.Authenticate != nil {
 		peer, err := c.s.cfg.Authenticate(&c.conn, frame.Text(token))
 		if err != nil {
-			c.sendError(nil, "hello: "+rpc.AsError(context.Background(), err).Text())
+			e := rpc.AsError(context.Background(), err)
+			c.sendErrorOf(nil, kinds[e.Code], "hello: "+e.Text())
 			return
 		}
 		c.peer = peer
@@ -258,6 +270,9 @@ func (c *conn) hello() {
 		if c.conn.OnPeer != nil {
 			c.conn.OnPeer(peer)
 		}
+	}
+	if name := frame.Text(f.Member("name")); name != "" && c.conn.OnName != nil {
+		c.conn.OnName(rpc.CleanText(name, maxName))
 	}
 	if identity := frame.Text(f.Member("identity")); identity != "" && !c.named {
 		c.named = true

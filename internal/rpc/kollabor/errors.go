@@ -66,6 +66,7 @@ func failure(e *rpc.Error, m *rpc.Method, full bool) frame.Failure {
 	}
 	f.Retry = retry(e, m)
 	f.Data = e.Data
+	f.NoMethod = e.Code == rpc.CodeNotFound && e.Method != ""
 	return f
 }
 
@@ -81,8 +82,9 @@ func retry(e *rpc.Error, m *rpc.Method) string {
 	}
 }
 
-// errorOf is the error of a reply that a client sent for a call of the hub.
-func errorOf(f *frame.Frame) *rpc.Error {
+// errorOf is the error of a reply that a client sent for a call of the hub to
+// that method.
+func errorOf(f *frame.Frame, method string) *rpc.Error {
 	kind, text := frame.Text(f.ErrorKind), frame.Text(f.Error)
 	if kind == "" && text == "" {
 		return nil
@@ -91,6 +93,9 @@ func errorOf(f *frame.Frame) *rpc.Error {
 		return nil // an unknown kind without a text is success, as clients read it
 	}
 	e := &rpc.Error{Code: CodeOf(kind), Message: text, Data: f.ErrorData.Own()}
+	if e.Code == rpc.CodeNotFound && f.Member("no_method").Kind() == 't' {
+		e.Method = rpc.CleanText(method, 64)
+	}
 	switch frame.Text(f.Retry) {
 	case "safe":
 		e.Ran = rpc.RanNo

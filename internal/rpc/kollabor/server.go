@@ -71,7 +71,7 @@ type Observer interface {
 // one series per action.
 func Actions() []string {
 	return []string{
-		frame.Request, frame.Reply, frame.Chunk, frame.End, frame.Credit, frame.Cancel, frame.Hello,
+		frame.Request, frame.Reply, frame.Chunk, frame.End, frame.Credit, frame.Cancel, frame.Hello, frame.Goodbye,
 		"ping", "message", "get_context", "get_output", "get_status", "roster_update", "shutdown",
 		"attach", "subscribe", "input", "detach", "event", "heartbeat", "control", "error",
 	}
@@ -94,6 +94,9 @@ type Conn struct {
 	// OnIdentity is called at most once, with the first identity that the peer
 	// gives itself in a hello. May be nil.
 	OnIdentity func(identity string)
+	// OnName is called with the name of its program that the peer gives in a
+	// hello, of at most 128 bytes. May be nil.
+	OnName func(name string)
 	// Gone reports whether the peer has closed its whole side, once the end of
 	// its stream was read. While it has not (it has only said that no more
 	// requests come), running calls are still answered. nil: it has.
@@ -123,7 +126,7 @@ func New(cfg Config) *Server {
 
 // Features lists what the server tells in its hello.
 func Features() []string {
-	return []string{"stream", "credit", "cancel", "error_data", "retry", "call_client", "since_seq", "large_events"}
+	return []string{"stream", "credit", "cancel", "error_data", "retry", "call_client", "since_seq", "large_events", "no_method", frame.Goodbye}
 }
 
 // Serve serves one connection until it is over: the peer has left, the wire

@@ -101,11 +101,17 @@ func (c *Conn) End() {
 // Regular reports whether err, from Next, is how a peer leaves that does
 // nothing wrong: with a close frame or by closing the connection.
 func Regular(err error) bool {
+	return Goodbye(err) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed)
+}
+
+// Goodbye reports whether err, from reading a WebSocket, is a close frame by
+// which the peer says that it leaves: one closes it, or its page.
+func Goodbye(err error) bool {
 	switch websocket.CloseStatus(err) {
 	case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd:
 		return true
 	}
-	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed)
+	return false
 }
 
 // Read flushes what the reader has caused, then reads the socket. It is for
