@@ -58,7 +58,7 @@ func TestStateSecondDaemonIsRefused(t *testing.T) {
 // logFile returns the only file of the log.
 func logFile(t *testing.T, state string) string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(state, "store", "log", "*.wal"))
+	files, err := filepath.Glob(filepath.Join(state, "store", "log", "*.log"))
 	if err != nil || len(files) != 1 {
 		t.Fatalf("the log has the files %v (%v), want one", files, err)
 	}

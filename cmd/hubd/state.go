@@ -52,7 +52,7 @@ func runState(args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, err)
 	}
 	store := filepath.Join(o.State, hub.StoreFolder)
-	report, err := statesvc.Repair(store, apply)
+	report, err := statesvc.Repair(nil, store, apply)
 	if err != nil {
 		return fail(stderr, err)
 	}

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hubd-dev/hubd/internal/statesvc/filelog"
 )
 
 // request is a place in the commit queue. Exactly one of its kinds is set: a transaction, a compaction, or work.
@@ -246,7 +248,7 @@ func (e *engine) commitBatch(reqs []*request, expire bool) (rest []*request) {
 	b := newBatch(e.view.Load(), &e.limits, now, func(owner string) bool { return e.leases.alive(owner, now) })
 	var record []byte
 	if e.journal != nil {
-		record = e.journal.begin()
+		record = e.journal.wal.Begin()
 	}
 	expiries := 0
 	if expire {
@@ -327,11 +329,16 @@ func (e *engine) encode(record []byte, c *commit) []byte {
 
 // save makes a batch durable; a batch without changes needs no sync.
 func (e *engine) save(record []byte, b *batch, transactions int) error {
-	if len(record) == frameHeader {
+	if filelog.Empty(record) {
 		return nil
 	}
+	events, cost := 0, int64(0)
+	for _, c := range b.commits {
+		events += len(c.events)
+		cost += c.cost
+	}
 	start := time.Now()
-	if err := e.journal.append(record, b.rev); err != nil {
+	if err := e.journal.append(record, b.rev, events, cost); err != nil {
 		return err
 	}
 	e.batches.Add(1)

@@ -35,10 +35,6 @@ func TestMain(m *testing.M) {
 		crashChild(dir)
 		return
 	}
-	if dir := os.Getenv(recordDirEnv); dir != "" {
-		recordChild(dir)
-		return
-	}
 	if dir := os.Getenv(openDirEnv); dir != "" {
 		openChild(dir)
 		return

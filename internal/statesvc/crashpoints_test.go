@@ -6,8 +6,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,72 +13,52 @@ import (
 	"testing"
 	"time"
 
-	"go.etcd.io/etcd/server/v3/storage/wal"
+	"github.com/hubd-dev/hubd/internal/statesvc/disk/memdisk"
 )
 
 const (
-	recordDirEnv  = "STATESVC_RECORD_DIR"
-	recordSeedEnv = "STATESVC_RECORD_SEED"
+	crashPointSeedEnv = "STATESVC_CRASH_POINT_SEED"
 	// pointsEnv is how many crash points are tried; "all" for each of them.
 	pointsEnv = "HUBD_CRASH_POINTS"
 )
 
 // TestEachCrashPoint is promise P1 for the loss of power: all that a store does to its folder under a workload is
-// recorded, and then played back up to one call after the other, with and without what was not synced by then. What
+// recorded, and then played back up to one change after the other, with and without what was not synced by then. What
 // was acknowledged is there, nothing is half done, and the store goes on.
 func TestEachCrashPoint(t *testing.T) {
 	t.Parallel()
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		t.Skipf("system calls cannot be recorded: %v", err)
-	}
 	seed := uint64(time.Now().UnixNano())
-	if text := os.Getenv(recordSeedEnv); text != "" {
+	if text := os.Getenv(crashPointSeedEnv); text != "" {
 		seed, _ = strconv.ParseUint(text, 10, 64)
 	}
-	t.Logf("seed %d: set %s to repeat it, and %s=all to try every point", seed, recordSeedEnv, pointsEnv)
-	root := t.TempDir()
-	out := filepath.Join(t.TempDir(), "trace")
-	cmd := exec.Command(strace, "-f", "-xx", "-s", "100000000", "-e", "trace="+straceCalls, "-e", "signal=none", "-o", out, os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), recordDirEnv+"="+filepath.Join(root, "state"), fmt.Sprintf("%s=%d", recordSeedEnv, seed))
-	if said, err := cmd.CombinedOutput(); err != nil {
-		if !strings.Contains(string(said), "ack ") {
-			t.Skipf("strace does not work here: %v\n%.500s", err, said)
-		}
-		t.Fatalf("%v\n%s", err, said)
-	}
-	f, err := os.Open(out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	ops, err := readRecording(f, root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	model := newCrashModel(t, said(ops, len(ops)))
+	t.Logf("seed %d: set %s to repeat it, and %s=all to try every point", seed, crashPointSeedEnv, pointsEnv)
+	recorded := memdisk.New()
+	crashWorkload(t, recorded, seed)
+	ops := recorded.Ops()
+	model := newCrashModel(t, memdisk.Marks(ops, len(ops)))
 	points := len(ops)
 	switch text := os.Getenv(pointsEnv); {
 	case text == "all":
 	case text != "":
+		var err error
 		if points, err = strconv.Atoi(text); err != nil {
 			t.Fatal(err)
 		}
 	case testing.Short() || thin > 1:
-		points = 40
+		points = 200
 	default:
-		points = 160
+		points = 1500
 	}
 	rng := rand.New(rand.NewPCG(seed, 1))
 	type point struct {
 		n    int
-		loss loss
+		loss memdisk.Loss
 		seed uint64
 	}
 	var all []point
 	for n := 1; n <= len(ops); n++ {
-		for _, l := range []loss{loseNothing, loseUnsynced, loseSome, tearLast} {
-			if l == tearLast && (ops[n-1].kind != opWrite || len(ops[n-1].data) < 2) {
+		for _, l := range []memdisk.Loss{memdisk.LoseNothing, memdisk.LoseUnsynced, memdisk.LoseSome, memdisk.TearLast} {
+			if l == memdisk.TearLast && ops[n-1].Kind != memdisk.Write {
 				continue
 			}
 			all = append(all, point{n, l, rng.Uint64()})
@@ -90,7 +68,7 @@ func TestEachCrashPoint(t *testing.T) {
 		rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 		all = all[:min(len(all), points)]
 	}
-	tried := map[loss]int{}
+	tried := map[memdisk.Loss]int{}
 	next := make(chan point, len(all))
 	for _, p := range all {
 		next <- p
@@ -104,32 +82,26 @@ func TestEachCrashPoint(t *testing.T) {
 				if t.Failed() {
 					return
 				}
-				dir, err := os.MkdirTemp(root, "point")
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				playBack(t, ops, p.n, p.loss, rand.New(rand.NewPCG(p.seed, 2)), dir)
-				if err := model.check(filepath.Join(dir, "state"), said(ops, p.n), p.seed%4 == 0); err != nil {
+				left := memdisk.At(ops, p.n, p.loss, rand.New(rand.NewPCG(p.seed, 2)))
+				if err := model.check(left, memdisk.Marks(ops, p.n), p.seed%4 == 0); err != nil {
 					var near []string
 					for _, op := range ops[max(0, p.n-12):p.n] {
 						near = append(near, op.String())
 					}
-					t.Errorf("crash after call %d of %d, losing %v: %v\nthe calls before it:\n%s", p.n, len(ops), p.loss, err, strings.Join(near, "\n"))
+					t.Errorf("crash after change %d of %d, losing %v: %v\nthe changes before it:\n%s", p.n, len(ops), p.loss, err, strings.Join(near, "\n"))
 				}
-				os.RemoveAll(dir)
 			}
 		})
 	}
 	wg.Wait()
-	kinds := map[diskKind]int{}
+	kinds := map[memdisk.Kind]int{}
 	for _, op := range ops {
-		kinds[op.kind]++
+		kinds[op.Kind]++
 	}
-	t.Logf("%d calls recorded (%v), %d acknowledged changes, %d crash points tried (%v)", len(ops), kinds, len(model.revisions), len(all), tried)
-	for _, k := range []diskKind{opWrite, opSize, opAllocate, opSync, opName, opRename, opRemove, opSaid} {
+	t.Logf("%d changes recorded (%v), %d acknowledged, %d crash points tried (%v)", len(ops), kinds, len(model.revisions), len(all), tried)
+	for k := memdisk.Write; k <= memdisk.Mark; k++ {
 		if kinds[k] == 0 {
-			t.Errorf("no call of the kind %v was recorded: the test shows little", k)
+			t.Errorf("no change of the kind %v was recorded: the test shows little", k)
 		}
 	}
 	if len(model.revisions) < 200 {
@@ -137,24 +109,24 @@ func TestEachCrashPoint(t *testing.T) {
 	}
 }
 
-// recordChild works on a store and says what was acknowledged, one line each: "ack REVISION CHANGE...", where a change is
+// crashWorkload works on a store and marks what was acknowledged, one line each: "ack REVISION CHANGE...", where a change is
 // "put KEY VALUE", "del KEY" or "all" for what a restore takes away.
-func recordChild(dir string) {
-	fail := func(err error) {
+func crashWorkload(t *testing.T, d *memdisk.Disk, seed uint64) {
+	must := func(err error) {
+		t.Helper()
 		if err != nil {
-			fmt.Println("failed:", err)
-			os.Exit(1)
+			t.Error(err)
 		}
 	}
-	wal.SegmentSizeBytes = 96 << 10 // so that there are several
-	seed, _ := strconv.ParseUint(os.Getenv(recordSeedEnv), 10, 64)
-	opts := Options{SnapshotBytes: 60 << 10, Limits: Limits{HistoryEvents: 50}}
+	opts := Options{FS: d, SegmentBytes: 96 << 10, SnapshotBytes: 60 << 10, Limits: Limits{HistoryEvents: 50}}
 	open := func() *engine {
-		e, err := openEngine(dir, opts)
-		fail(err)
+		e, err := openEngine("/state", opts)
+		if err != nil {
+			t.Fatal(err)
+		}
 		return e
 	}
-	say := func(format string, args ...any) { os.Stdout.WriteString(fmt.Sprintf(format, args...) + "\n") }
+	say := func(format string, args ...any) { d.Mark(fmt.Sprintf(format, args...)) }
 	e := open()
 	for round := range 4 {
 		var wg sync.WaitGroup
@@ -179,13 +151,13 @@ func recordChild(dir string) {
 						what = fmt.Sprintf("put %s %s put left/%s %s put right/%s %s", key, value, key, value, key, value)
 					}
 					done := make(chan error, 1)
-					fail(e.Commit(tx, func(r Result, err error) {
+					must(e.Commit(tx, func(r Result, err error) {
 						if err == nil && (tx.Then[0].Kind != OpDelete || r.Results[0].Deleted > 0) {
 							say("ack %d %s", r.Revision, what)
 						}
 						done <- err
 					}))
-					fail(<-done)
+					must(<-done)
 				}
 			})
 		}
@@ -202,15 +174,14 @@ func recordChild(dir string) {
 					}
 				}
 			}, RestoreOptions{Overwrite: true})
-			fail(err)
+			must(err)
 			say("ack %d all put k0 restored put k1 restored put k2 restored put k3 restored put k4 restored", r.Revision)
 		case 2:
-			fail(e.Close())
+			must(e.Close())
 			e = open()
 		}
 	}
-	fail(e.Close())
-	os.Exit(0)
+	must(e.Close())
 }
 
 // crashModel knows what the state is at each revision.
@@ -256,16 +227,16 @@ func newCrashModel(t *testing.T, lines []string) *crashModel {
 	return m
 }
 
-// check opens the store in dir, where everything of lines was acknowledged, and sees to it that it is one of the states
+// check opens the store on the disk d, where everything of lines was acknowledged, and sees to it that it is one of the states
 // that there were, not an earlier one than was promised. With goOn it also writes and comes back.
-func (m *crashModel) check(dir string, lines []string, goOn bool) error {
+func (m *crashModel) check(d *memdisk.Disk, lines []string, goOn bool) error {
 	var promised uint64
 	for _, line := range lines {
 		var rev uint64
 		fmt.Sscanf(line, "ack %d ", &rev)
 		promised = max(promised, rev)
 	}
-	e, err := openEngine(dir, Options{})
+	e, err := openEngine("/state", Options{FS: d})
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
@@ -303,7 +274,7 @@ func (m *crashModel) check(dir string, lines []string, goOn bool) error {
 		return fmt.Errorf("a write afterwards: revision %d after %d", after, rev)
 	}
 	crash(e)
-	if e, err = openEngine(dir, Options{}); err != nil {
+	if e, err = openEngine("/state", Options{FS: d}); err != nil {
 		return fmt.Errorf("open once more: %w", err)
 	}
 	want = maps.Clone(want)

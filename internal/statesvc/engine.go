@@ -7,6 +7,8 @@ import (
 
 	"github.com/tidwall/btree"
 	"go.uber.org/zap"
+
+	"github.com/hubd-dev/hubd/internal/statesvc/disk"
 )
 
 // Options configures a store. The zero value works.
@@ -27,7 +29,11 @@ type Options struct {
 	AfterReplies func()
 	AfterWakes   func()
 
-	faults func(op string) error // tests let operations on storage fail
+	// FS is the file system that the store lives on. nil: disk.OS.
+	FS disk.FS
+
+	// SegmentBytes is how large a file of the log grows. 0: filelog.SegmentBytes.
+	SegmentBytes int64
 }
 
 // view is what readers see: one consistent state, never changed again.
@@ -93,6 +99,9 @@ func newEngine(opts Options) *engine {
 	}
 	if e.opts.OwnerGrace <= 0 {
 		e.opts.OwnerGrace = 10 * time.Second
+	}
+	if e.opts.FS == nil {
+		e.opts.FS = disk.OS
 	}
 	if e.opts.SnapshotBytes <= 0 {
 		e.opts.SnapshotBytes = 64 << 20

@@ -3,6 +3,8 @@ package statesvc
 import (
 	"errors"
 	"fmt"
+
+	"github.com/hubd-dev/hubd/internal/statesvc/disk"
 )
 
 // Errors without data. All of them mean that the transaction had no effect.
@@ -94,7 +96,7 @@ func (e *UnavailableError) Unwrap() error { return e.Cause }
 // Reasons why a store does not open, with the documented exit codes of hubd.
 const (
 	ExitLocked   = 3 // another daemon uses the folder
-	ExitDamaged  = 4 // damaged, incomplete, or of a newer format
+	ExitDamaged  = disk.ExitDamaged
 	ExitUnusable = 5 // the folder cannot be used
 )
 
@@ -108,42 +110,11 @@ func (e *LockedError) Error() string {
 // ExitCode returns ExitLocked.
 func (e *LockedError) ExitCode() int { return ExitLocked }
 
-// DamagedError says that what is on disk is not what was written, or is missing. Nothing was changed. Hint, when set, says
-// what the operator can do.
-type DamagedError struct {
-	File   string
-	Offset int64 // -1: the file as a whole
-	Reason string
-	Hint   string
-}
+// DamagedError says that what is on disk is not what was written, or is missing. Nothing was changed.
+type DamagedError = disk.DamagedError
 
-func (e *DamagedError) Error() string {
-	s := fmt.Sprintf("state is damaged: %s: %s", e.File, e.Reason)
-	if e.Offset >= 0 {
-		s = fmt.Sprintf("state is damaged: %s at offset %d: %s", e.File, e.Offset, e.Reason)
-	}
-	if e.Hint != "" {
-		s += "; " + e.Hint
-	}
-	return s
-}
-
-// ExitCode returns ExitDamaged.
-func (e *DamagedError) ExitCode() int { return ExitDamaged }
-
-// FormatError says that the files were written by a newer program.
-type FormatError struct {
-	File      string
-	Found     int
-	Supported int
-}
-
-func (e *FormatError) Error() string {
-	return fmt.Sprintf("state has format %d and this program reads up to %d: %s was written by a newer version", e.Found, e.Supported, e.File)
-}
-
-// ExitCode returns ExitDamaged.
-func (e *FormatError) ExitCode() int { return ExitDamaged }
+// FormatError says that the files were written by a program that has another format.
+type FormatError = disk.FormatError
 
 // FolderError says that the state folder cannot be made, read or written.
 type FolderError struct {

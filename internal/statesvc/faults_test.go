@@ -10,6 +10,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hubd-dev/hubd/internal/statesvc/disk/memdisk"
+	"github.com/hubd-dev/hubd/internal/statesvc/filelog"
 )
 
 func TestFolderRefusals(t *testing.T) {
@@ -53,17 +56,16 @@ func TestFolderRefusals(t *testing.T) {
 	})
 	t.Run("segments missing", func(t *testing.T) {
 		dir := state(t)
-		segs, _ := listSegments(filepath.Join(dir, logName))
-		for _, s := range segs {
-			remove(t, s.path)
+		for _, file := range logFiles(t, dir) {
+			remove(t, file)
 		}
 		wantCode(t, dir, ExitDamaged, "log is missing")
 	})
 	t.Run("empty log file", func(t *testing.T) {
 		dir := state(t)
-		segs, _ := listSegments(filepath.Join(dir, logName))
-		os.Truncate(segs[0].path, 0)
-		wantCode(t, dir, ExitDamaged, segs[0].path)
+		path := logFiles(t, dir)[0]
+		os.Truncate(path, 0)
+		wantCode(t, dir, ExitDamaged, path)
 	})
 	t.Run("mark missing", func(t *testing.T) {
 		dir := state(t)
@@ -77,8 +79,13 @@ func TestFolderRefusals(t *testing.T) {
 	})
 	t.Run("newer format", func(t *testing.T) {
 		dir := state(t)
-		os.WriteFile(filepath.Join(dir, markName), []byte(`{"hubd_state_format":2,"id":"x"}`), 0o600)
+		os.WriteFile(filepath.Join(dir, markName), []byte(`{"hubd_state_format":3,"id":"x"}`), 0o600)
 		wantCode(t, dir, ExitDamaged, "newer version")
+	})
+	t.Run("older format", func(t *testing.T) {
+		dir := state(t)
+		os.WriteFile(filepath.Join(dir, markName), []byte(`{"hubd_state_format":1,"id":"x"}`), 0o600)
+		wantCode(t, dir, ExitDamaged, "older version")
 	})
 	t.Run("newer snapshot", func(t *testing.T) {
 		dir := state(t)
@@ -127,22 +134,6 @@ func TestFolderRefusals(t *testing.T) {
 			t.Skipf("remount: %v", err)
 		}
 		wantCode(t, filepath.Join(dir, "state"), ExitUnusable, "read-only")
-	})
-	t.Run("crash while it was made", func(t *testing.T) {
-		dir := t.TempDir()
-		f, err := openFolder(dir, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.create()
-		j := newJournal(f, newEngine(Options{}).log)
-		if err := j.create(); err != nil {
-			t.Fatal(err)
-		}
-		shut(j.w)
-		f.close()
-		e := mustOpen(t, dir, Options{})
-		mustPut(t, e, "k", "1")
 	})
 }
 
@@ -227,8 +218,8 @@ func TestFullDisk(t *testing.T) {
 func TestStartOnFullDisk(t *testing.T) {
 	const kb = 1 << 10
 	for _, free := range []int64{
-		0, 64 * kb, segmentBytes / 2, segmentBytes - 512*kb, segmentBytes - 64*kb, segmentBytes - 32*kb, segmentBytes - 4*kb,
-		segmentBytes + 8*kb, 2*segmentBytes - 4*kb,
+		0, 64 * kb, filelog.SegmentBytes / 2, filelog.SegmentBytes - 512*kb, filelog.SegmentBytes - 64*kb, filelog.SegmentBytes - 32*kb, filelog.SegmentBytes - 4*kb,
+		filelog.SegmentBytes + 8*kb, 2*filelog.SegmentBytes - 4*kb,
 	} {
 		t.Run(fmt.Sprint(free), func(t *testing.T) { startOnFullDisk(t, free) })
 	}
@@ -317,135 +308,250 @@ func checkAcked(t *testing.T, e *engine, acked map[string]uint64) {
 	}
 }
 
-// TestFailingDisk is promise P6: it lets the n-th call of each operation on storage fail, once and from then on, for growing n. Never is
-// something acknowledged that is not there after a restart, nor anything shown that vanishes.
+// TestFullDiskInMemory is promise P6 without root: the disk fills up, reads go on, writes are refused and taken again.
+func TestFullDiskInMemory(t *testing.T) {
+	d := memdisk.New()
+	d.SetCapacity(1 << 20)
+	opts := Options{FS: d, SegmentBytes: 128 << 10, SnapshotBytes: 1 << 30}
+	e, err := openEngine("/state", opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { crash(e) }()
+	value := strings.Repeat("x", 20_000)
+	acked := map[string]uint64{}
+	for refused, i := 0, 0; refused < 25; i++ {
+		key := fmt.Sprintf("k/%06d", i)
+		r, err := do(t, e, OneOp(putOp(key, value)))
+		if err == nil {
+			acked[key] = r.Revision
+			continue
+		}
+		if !errors.Is(err, ErrNoSpace) {
+			t.Fatalf("put %d: %v", i, err)
+		}
+		refused++
+		if it, err := e.Get(key); err == nil {
+			t.Fatalf("refused and there: %+v", it)
+		}
+		if i > 1000 {
+			t.Fatal("the disk does not fill up")
+		}
+	}
+	if len(acked) < 30 || e.Ready() == nil {
+		t.Fatalf("%d acknowledged, ready: %v", len(acked), e.Ready())
+	}
+	checkAcked(t, e, acked)
+	// It starts on the full disk, too.
+	crash(e)
+	if e, err = openEngine("/state", opts); err != nil {
+		t.Fatal(err)
+	}
+	checkAcked(t, e, acked)
+	d.SetCapacity(4 << 20)
+	retryNow(e)
+	acked["resumed"] = mustPut(t, e, "resumed", value)
+	if err := e.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	crash(e)
+	if e, err = openEngine("/state", opts); err != nil {
+		t.Fatal(err)
+	}
+	checkAcked(t, e, acked)
+	if e.Info().Revision != uint64(len(acked)) {
+		t.Fatalf("revision %d for %d acknowledged writes", e.Info().Revision, len(acked))
+	}
+}
+
+// retryNow lets a store try its log again without the pause after a failure.
+func retryNow(e *engine) {
+	e.journal.mu.Lock()
+	e.journal.retry = time.Time{}
+	e.journal.mu.Unlock()
+}
+
+// TestFailingDisk is promise P6: it lets the n-th call of each kind fail, once and from then on, for every n until none
+// fails. Never is something acknowledged that is not there after a restart, nor anything shown that vanishes, also when
+// the restart is one after a loss of power.
 func TestFailingDisk(t *testing.T) {
+	t.Parallel()
+	runs := 0
 	for _, errno := range []syscall.Errno{syscall.EIO, syscall.ENOSPC} {
-		for _, op := range []string{"append", "appended", "truncate", "sync", "syncdir", "open", "snapshot.create", "snapshot.write", "snapshot.sync", "snapshot.rename"} {
+		for _, call := range []string{"write", "sync", "truncate", "allocate", "create", "openwrite", "rename", "remove", "syncdir", "readfile", "readdir", ""} {
 			for _, persistent := range []bool{false, true} {
-				for _, nth := range []int{1, 2, 7} {
-					if thin > 1 && nth != 2 {
+				for n := 1; ; n++ {
+					if thin > 1 && n%7 != 2 && n > 1 {
+						if n > 60 {
+							break
+						}
 						continue
 					}
-					failingDisk(t, op, nth, persistent, errno)
+					runs++
+					if met := failingDisk(t, call, n, persistent, errno); !met || t.Failed() || n >= 120 {
+						break
+					}
 				}
 			}
 		}
 	}
+	t.Logf("%d runs", runs)
 }
 
-func failingDisk(t *testing.T, op string, nth int, persistent bool, errno syscall.Errno) {
+// failingDisk works on a store whose n-th call of a kind fails. It returns whether that call came.
+func failingDisk(t *testing.T, call string, n int, persistent bool, errno syscall.Errno) bool {
 	t.Helper()
-	name := fmt.Sprintf("%s #%d persistent=%v %v", op, nth, persistent, errno)
-	dir := t.TempDir()
-	e := mustOpen(t, dir, Options{})
-	calls, armed := 0, false
-	fail := func(o string) error {
-		helper := op == "truncate" || op == "sync" || op == "open" || op == "syncdir"
-		if helper && o == "append" && armed && calls == 0 { // these run only after a failure
-			calls++
-			return errno
-		}
-		if o != op || !armed {
-			return nil
-		}
-		calls++
-		at := nth
-		if helper {
-			at = nth + 1
-		}
-		if calls == at || persistent && calls > at {
-			return errno
-		}
-		return nil
+	name := fmt.Sprintf("%s #%d persistent=%v %v", call, n, persistent, errno)
+	d := memdisk.New()
+	opts := Options{FS: d, SegmentBytes: 4 << 10, SnapshotBytes: 6 << 10, Limits: Limits{HistoryEvents: 5}}
+	e, err := openEngine("/state", opts)
+	if err != nil {
+		t.Fatal(err)
 	}
-	e.journal.f.faults = fail
 	acked := map[string]uint64{}
 	for i := range 5 {
 		key := fmt.Sprintf("before/%d", i)
 		acked[key] = mustPut(t, e, key, "1")
 	}
-	armed = true
+	fail, met := memdisk.NthCall(call, n, persistent, errno)
+	d.Fail(fail)
 	unknown := 0
-	for i := range 12 {
+	for i := range 20 {
 		key := fmt.Sprintf("k/%d", i)
-		r, err := do(t, e, OneOp(putOp(key, "v")))
+		r, err := do(t, e, OneOp(putOp(key, strings.Repeat("v", 700))))
 		if err == nil {
 			acked[key] = r.Revision
-		} else {
-			if u, ok := errors.AsType[*UnavailableError](err); ok && u.Unknown {
-				unknown++
-			} else if !ok && !errors.Is(err, ErrNoSpace) {
-				t.Errorf("%s: put: %v", name, err)
-			}
-			if it, err := e.Get(key); err == nil {
-				t.Errorf("%s: refused and visible: %+v", name, it)
-			}
-			e.journal.mu.Lock()
-			e.journal.retry = time.Time{}
-			e.journal.mu.Unlock()
+			continue
 		}
-		if strings.HasPrefix(op, "snapshot") && i%4 == 3 {
-			e.journal.snapshot(e, e.view.Load()) // may fail: nothing depends on it
+		if u, ok := errors.AsType[*UnavailableError](err); ok && u.Unknown {
+			unknown++
+		} else if !ok && !errors.Is(err, ErrNoSpace) {
+			t.Errorf("%s: put: %v", name, err)
 		}
+		if it, err := e.Get(key); err == nil {
+			t.Errorf("%s: refused and visible: %+v", name, it)
+		}
+		retryNow(e)
 	}
-	if !persistent && len(acked) < 12 {
-		t.Errorf("%s: only %d of 17 writes succeeded after one failure", name, len(acked))
+	came := met()
+	if !persistent && len(acked) < 23 {
+		t.Errorf("%s: only %d of 25 writes succeeded after one failure", name, len(acked))
 	}
-	if persistent && (op == "append" || op == "appended") && (len(acked) != 5+nth-1 || e.Ready() == nil) {
-		t.Errorf("%s: %d acknowledged, ready %v", name, len(acked), e.Ready())
+	if persistent && came && (call == "write" || call == "sync") && e.Ready() == nil {
+		t.Errorf("%s: ready, and nothing can be written", name)
 	}
 	crash(e)
-	e, err := openEngine(dir, Options{})
-	if err != nil {
-		t.Errorf("%s: reopen: %v", name, err)
-		return
+	d.Fail(nil)
+	ops := d.Ops()
+	for _, l := range []memdisk.Loss{memdisk.LoseNothing, memdisk.LoseUnsynced} {
+		left := opts
+		left.FS = memdisk.At(ops, len(ops), l, nil)
+		e, err := openEngine("/state", left)
+		if err != nil {
+			t.Errorf("%s: reopen, losing %v: %v", name, l, err)
+			continue
+		}
+		for key, rev := range acked {
+			if it, err := e.Get(key); err != nil || it.Revision != rev {
+				t.Errorf("%s: %s, losing %v: %v, %v, want revision %d", name, key, l, it, err, rev)
+			}
+		}
+		if extra := e.Stats().Keys - len(acked); extra < 0 || extra > unknown {
+			t.Errorf("%s: %d keys that were refused are there, %d had an unknown fate", name, extra, unknown)
+		}
+		crash(e)
 	}
-	defer crash(e)
-	for key, rev := range acked {
-		if it, err := e.Get(key); err != nil || it.Revision != rev {
-			t.Errorf("%s: %s: %v, %v, want revision %d", name, key, it, err, rev)
+	return came
+}
+
+// TestRestoreSurvivesFailures lets each call of a restore fail in turn: it happened as a whole, or not at all.
+func TestRestoreSurvivesFailures(t *testing.T) {
+	happened, refused := 0, 0
+	for n := 1; n < 200; n++ {
+		d := memdisk.New()
+		e, err := openEngine("/state", Options{FS: d})
+		if err != nil {
+			t.Fatal(err)
+		}
+		work(t, e, 4, 30)
+		before := dump(t, e)
+		fail, met := memdisk.NthCall("", n, false, syscall.EIO)
+		d.Fail(fail)
+		_, err = e.Restore(t.Context(), func(yield func(*Item, error) bool) {
+			yield(&Item{Key: "restored", Value: Value{Data: []byte("1")}, Revision: 9}, nil)
+		}, RestoreOptions{Overwrite: true})
+		d.Fail(nil)
+		after := dump(t, e)
+		if restored := strings.Contains(after, "restored=") && !strings.Contains(after, "k/"); restored != (err == nil) || !restored && after != before {
+			t.Fatalf("call %d failed (%v): %s", n, err, after)
+		}
+		u, _ := errors.AsType[*UnavailableError](err)
+		crash(e)
+		ops := d.Ops()
+		for _, l := range []memdisk.Loss{memdisk.LoseNothing, memdisk.LoseUnsynced} {
+			e, err := openEngine("/state", Options{FS: memdisk.At(ops, len(ops), l, nil)})
+			if err != nil {
+				t.Fatalf("call %d failed, losing %v: %v", n, l, err)
+			}
+			got := dump(t, e)
+			crash(e)
+			if got != after && (u == nil || !u.Unknown || !strings.Contains(got, "restored=")) {
+				t.Errorf("call %d failed, losing %v: got %s want %s", n, l, got, after)
+			}
+		}
+		if err == nil {
+			happened++
+		} else {
+			refused++
+		}
+		if !met() {
+			break
 		}
 	}
-	if extra := e.Stats().Keys - len(acked); extra < 0 || extra > unknown {
-		t.Errorf("%s: %d keys that were refused are there, %d had an unknown fate", name, extra, unknown)
+	if happened < 2 || refused < 5 {
+		t.Errorf("%d restores happened and %d were refused: the test shows little", happened, refused)
 	}
 }
 
-func TestRestoreSurvivesCrashes(t *testing.T) {
-	for _, at := range []string{"", "snapshot.sync", "snapshot.rename", "append", "appended"} {
-		dir := t.TempDir()
-		e := mustOpen(t, dir, Options{})
-		work(t, e, 4, 30)
-		want := dump(t, e)
-		e.journal.f.faults = func(op string) error {
-			if op == at {
-				return syscall.EIO
-			}
-			return nil
-		}
-		_, err := e.Restore(t.Context(), func(yield func(*Item, error) bool) {
-			yield(&Item{Key: "restored", Value: Value{Data: []byte("1")}, Revision: 9}, nil)
-		}, RestoreOptions{Overwrite: true})
-		if (err == nil) != (at == "") {
-			t.Fatalf("%s: %v", at, err)
-		}
-		if err == nil {
-			want = dump(t, e)
-			if !strings.Contains(want, "restored=") || strings.Contains(want, "k/") {
-				t.Fatalf("restored: %s", want)
-			}
-			mustPut(t, e, "more", "1")
-			want = dump(t, e)
-		}
-		crash(e)
-		// The name was not given yet: the log knows.
-		if snaps, _ := filepath.Glob(filepath.Join(dir, snapName, "*.snap")); at == "" {
-			os.Rename(snaps[0], snaps[0]+newSuffix)
-		}
-		e = mustOpen(t, dir, Options{})
-		if got := dump(t, e); got != want {
-			t.Errorf("%s: got %s want %s", at, got, want)
-		}
+// TestRestoreWithoutItsName: a daemon ended between entering a restore in the log and giving its snapshot the name.
+func TestRestoreWithoutItsName(t *testing.T) {
+	dir := t.TempDir()
+	e := mustOpen(t, dir, Options{})
+	work(t, e, 4, 30)
+	if _, err := e.Restore(t.Context(), func(yield func(*Item, error) bool) {
+		yield(&Item{Key: "restored", Value: Value{Data: []byte("1")}, Revision: 9}, nil)
+	}, RestoreOptions{Overwrite: true}); err != nil {
+		t.Fatal(err)
+	}
+	mustPut(t, e, "more", "1")
+	want := dump(t, e)
+	crash(e)
+	snaps, _ := filepath.Glob(filepath.Join(dir, snapName, "*.snap"))
+	if err := os.Rename(snaps[0], snaps[0]+newSuffix); err != nil {
+		t.Fatal(err)
+	}
+	if rep, err := Repair(nil, dir, false); err != nil || rep.Damage != nil {
+		t.Errorf("check: %+v, %v", rep, err)
+	}
+	e = mustOpen(t, dir, Options{})
+	if got := dump(t, e); got != want {
+		t.Errorf("got %s want %s", got, want)
+	}
+	crash(e)
+	// Without the snapshot the state before the restore can be saved, and the log is cut where it stands.
+	snaps, _ = filepath.Glob(filepath.Join(dir, snapName, "*.snap"))
+	for _, s := range snaps {
+		os.Remove(s)
+	}
+	if _, err := openEngine(dir, Options{}); ExitCode(err) != ExitDamaged {
+		t.Fatalf("snapshot of the restore is missing: %v", err)
+	}
+	rep, err := Repair(nil, dir, true)
+	if err != nil || !rep.Applied || rep.Snapshot || rep.Revision == 0 {
+		t.Fatalf("%+v, %v", rep, err)
+	}
+	e = mustOpen(t, dir, Options{})
+	if got := e.Info().Revision; got != rep.Revision {
+		t.Errorf("repaired: revision %d, want %d", got, rep.Revision)
 	}
 }

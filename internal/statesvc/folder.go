@@ -7,12 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/hubd-dev/hubd/internal/statesvc/disk"
+	"github.com/hubd-dev/hubd/internal/statesvc/filelog"
 )
 
 // A state folder holds
@@ -22,20 +25,20 @@ import (
 //	log/         segments of the write-ahead log
 //	snap/        snapshots, named by their revision
 const (
-	lockName   = "lock"
-	markName   = "store.json"
-	logName    = "log"
-	snapName   = "snap"
-	formatNow  = 1
-	repairHint = "hubd state repair cuts the log there and says what it drops"
+	lockName  = "lock"
+	markName  = "store.json"
+	logName   = "log"
+	snapName  = "snap"
+	tmpSuffix = ".tmp" // of what is being written
+	formatNow = 2
 )
 
 // folder is an open, locked state folder.
 type folder struct {
-	path   string
-	lock   *os.File
-	mark   storeMark
-	faults func(op string) error
+	fs   disk.FS
+	path string
+	lock io.Closer
+	mark storeMark
 }
 
 // storeMark is the contents of store.json and the metadata of every log segment and snapshot, so that files of different
@@ -46,14 +49,25 @@ type storeMark struct {
 	Created string `json:"created,omitempty"`
 }
 
-// metadata is what the log carries.
+// metadata is what snapshots carry.
 func (m storeMark) metadata() []byte {
 	b, _ := json.Marshal(storeMark{Format: m.Format, ID: m.ID})
 	return b
 }
 
-// salt starts the checksums of records.
+// salt starts the checksums of snapshots.
 func (m storeMark) salt() uint32 { return crc32.Checksum([]byte(m.ID), castagnoli) }
+
+// logID is the ID as the log has it; ok is false for one that no store has.
+func (m storeMark) logID() (id filelog.ID, ok bool) {
+	b, err := hex.DecodeString(m.ID)
+	if err != nil || len(b) != len(id) {
+		return id, false
+	}
+	return filelog.ID(b), true
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // checkMetadata compares the mark found in file with that of the store.
 func (m storeMark) checkMetadata(file string, found []byte) error {
@@ -71,38 +85,28 @@ func (m storeMark) checkMetadata(file string, found []byte) error {
 }
 
 // makeFolder makes the folder when it is absent and locks it.
-func makeFolder(path string, faults func(string) error) (*folder, error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
+func makeFolder(fsys disk.FS, path string) (*folder, error) {
+	if err := fsys.Mkdir(path); err != nil {
 		return nil, &FolderError{Path: path, Cause: err}
 	}
-	return openFolder(path, faults)
+	return openFolder(fsys, path)
 }
 
 // openFolder locks a folder that is there.
-func openFolder(path string, faults func(string) error) (*folder, error) {
-	if faults == nil {
-		faults = func(string) error { return nil }
-	}
+func openFolder(fsys disk.FS, path string) (*folder, error) {
 	name := filepath.Join(path, lockName)
-	lock, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	lock, err := fsys.Lock(name)
+	if errors.Is(err, disk.ErrLocked) {
+		return nil, &LockedError{Path: name}
+	}
 	if err != nil {
 		return nil, &FolderError{Path: path, Cause: err}
 	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		lock.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, &LockedError{Path: name}
-		}
-		return nil, &FolderError{Path: path, Cause: err}
-	}
-	return &folder{path: path, lock: lock, faults: faults}, nil
+	return &folder{fs: fsys, path: path, lock: lock}, nil
 }
 
-// close gives the folder up. The lock is released by name: a child process that
-// was forked a moment ago, and has yet to exec, still has the descriptor.
-func (f *folder) close() error {
-	return errors.Join(syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN), f.lock.Close())
-}
+// close gives the folder up.
+func (f *folder) close() error { return f.lock.Close() }
 
 func (f *folder) logDir() string  { return filepath.Join(f.path, logName) }
 func (f *folder) snapDir() string { return filepath.Join(f.path, snapName) }
@@ -110,35 +114,32 @@ func (f *folder) snapDir() string { return filepath.Join(f.path, snapName) }
 // identify reads which store the folder holds. fresh means that there is none and nothing else either.
 func (f *folder) identify() (fresh bool, err error) {
 	name := filepath.Join(f.path, markName)
-	text, err := os.ReadFile(name)
+	text, err := f.fs.ReadFile(name)
 	switch {
 	case err == nil:
-		if err := json.Unmarshal(text, &f.mark); err != nil || f.mark.ID == "" || f.mark.Format <= 0 {
-			return false, &DamagedError{File: name, Offset: -1, Reason: "cannot be read"}
-		}
-		if f.mark.Format > formatNow {
-			return false, &FormatError{File: name, Found: f.mark.Format, Supported: formatNow}
-		}
-		return false, nil
+		return false, f.readMark(name, text)
 	case !errors.Is(err, fs.ErrNotExist):
 		return false, &FolderError{Path: f.path, Cause: err}
 	}
-	entries, err := os.ReadDir(f.path)
+	entries, err := f.fs.ReadDir(f.path)
 	if err != nil {
 		return false, &FolderError{Path: f.path, Cause: err}
 	}
+	missing := &DamagedError{File: name, Offset: -1, Reason: "is missing, but there is a log or a snapshot", Hint: markHint}
 	for _, e := range entries {
-		switch n := e.Name(); {
-		case n == lockName, n == "lost+found", strings.HasSuffix(n, ".tmp"):
+		switch n := e.Name; {
+		case n == lockName, n == "lost+found", strings.HasSuffix(n, tmpSuffix):
 		case n == logName:
 			// A crash while the store was made leaves a log without records and without store.json. Who makes the
 			// store removes it.
-			if err := f.unfinished(); err != nil {
-				return false, err
+			if unused, err := filelog.Unused(f.fs, f.logDir()); err != nil {
+				return false, &FolderError{Path: f.path, Cause: err}
+			} else if !unused {
+				return false, missing
 			}
 		case n == snapName:
-			if left, err := os.ReadDir(f.snapDir()); err != nil || len(left) > 0 {
-				return false, &DamagedError{File: name, Offset: -1, Reason: "is missing, but there are snapshots"}
+			if left, err := f.fs.ReadDir(f.snapDir()); err != nil || len(left) > 0 {
+				return false, missing
 			}
 		default:
 			return false, &FolderError{Path: f.path, Cause: fmt.Errorf("folder holds %q and no state: refusing to start empty over existing files", n)}
@@ -147,24 +148,18 @@ func (f *folder) identify() (fresh bool, err error) {
 	return true, nil
 }
 
-// unfinished returns nil when the log has no records: then there is nothing to lose.
-func (f *folder) unfinished() error {
-	segs, err := listSegments(f.logDir())
-	if err != nil {
-		return &FolderError{Path: f.path, Cause: err}
+// markHint is what can be done about store.json: what it says stands in each segment of the log as well.
+const markHint = "hubd state repair makes it again from the log"
+
+func (f *folder) readMark(name string, text []byte) error {
+	if err := json.Unmarshal(text, &f.mark); err != nil || f.mark.ID == "" || f.mark.Format <= 0 {
+		return &DamagedError{File: name, Offset: -1, Reason: "cannot be read", Hint: markHint}
 	}
-	mark := filepath.Join(f.path, markName)
-	if len(segs) > 1 {
-		return &DamagedError{File: mark, Offset: -1, Reason: "is missing, but there is a log"}
+	if f.mark.Format != formatNow {
+		return &FormatError{File: name, Found: f.mark.Format, Supported: formatNow}
 	}
-	for _, s := range segs {
-		data, err := os.ReadFile(s.path)
-		if err != nil {
-			return &FolderError{Path: f.path, Cause: err}
-		}
-		if p := parseSegment(data); len(p.records) > 0 || p.problem != nil {
-			return &DamagedError{File: mark, Offset: -1, Reason: "is missing, but there is a log"}
-		}
+	if _, ok := f.mark.logID(); !ok {
+		return &DamagedError{File: name, Offset: -1, Reason: "has no id of a store", Hint: markHint}
 	}
 	return nil
 }
@@ -177,13 +172,13 @@ func (f *folder) create() {
 }
 
 func (f *folder) finish() error {
-	// The wal package syncs the folder that it puts the log into, and not the name of the first segment in it.
-	if err := f.syncDir(f.logDir()); err != nil {
-		return err
-	}
 	if err := f.syncName(); err != nil {
 		return err
 	}
+	return f.writeMark()
+}
+
+func (f *folder) writeMark() error {
 	text, err := json.Marshal(f.mark)
 	if err != nil {
 		return err
@@ -193,8 +188,8 @@ func (f *folder) finish() error {
 
 // writeFile writes a file so that it is there completely or not at all.
 func (f *folder) writeFile(name string, text []byte) error {
-	tmp := name + ".tmp"
-	file, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	tmp := name + tmpSuffix
+	file, err := f.fs.Create(tmp)
 	if err != nil {
 		return err
 	}
@@ -206,26 +201,13 @@ func (f *folder) writeFile(name string, text []byte) error {
 		err = cerr
 	}
 	if err == nil {
-		err = os.Rename(tmp, name)
+		err = f.fs.Rename(tmp, name)
 	}
 	if err != nil {
-		os.Remove(tmp)
+		_ = f.fs.Remove(tmp)
 		return err
 	}
-	return f.syncDir(filepath.Dir(name))
-}
-
-// syncDir makes names in a folder durable.
-func (f *folder) syncDir(name string) error {
-	if err := f.faults("syncdir"); err != nil {
-		return err
-	}
-	d, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return f.fs.SyncDir(filepath.Dir(name))
 }
 
 // syncName makes the name of the folder itself durable, and those of the folders that it lies in: they may all be new.
@@ -235,10 +217,13 @@ func (f *folder) syncName() error {
 	if err != nil {
 		return err
 	}
-	err = f.syncDir(filepath.Dir(path))
+	if err := f.fs.SyncDir(path); err != nil {
+		return err
+	}
+	err = f.fs.SyncDir(filepath.Dir(path))
 	for dir := filepath.Dir(path); err == nil && dir != filepath.Dir(dir); {
 		dir = filepath.Dir(dir)
-		if err := f.syncDir(dir); errors.Is(err, syscall.EIO) {
+		if err := f.fs.SyncDir(dir); errors.Is(err, syscall.EIO) {
 			return err
 		}
 	}
@@ -247,11 +232,15 @@ func (f *folder) syncName() error {
 
 // sweep removes what an interrupted run left behind.
 func (f *folder) sweep() {
-	os.RemoveAll(f.logDir() + ".tmp")
-	for _, pattern := range []string{f.path, f.logDir(), f.snapDir()} {
-		left, _ := filepath.Glob(filepath.Join(pattern, "*.tmp"))
-		for _, name := range left {
-			os.Remove(name)
+	for _, dir := range []string{f.path, f.logDir(), f.snapDir()} {
+		entries, err := f.fs.ReadDir(dir)
+		if err != nil {
+			continue // it may not be there
+		}
+		for _, e := range entries {
+			if strings.HasSuffix(e.Name, tmpSuffix) {
+				_ = f.fs.RemoveAll(filepath.Join(dir, e.Name))
+			}
 		}
 	}
 }

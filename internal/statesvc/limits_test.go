@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -124,33 +123,6 @@ func TestEncodedFormsAreDropped(t *testing.T) {
 	}
 }
 
-func TestRecordsWithZeros(t *testing.T) {
-	for _, n := range []int{0, 1, 254, 255, 256, 257, 511, 512, 1000, 65536} {
-		for _, lead := range []int{0, 1, 100, 254, 255, 256, 300} {
-			body := append([]byte(strings.Repeat("x", lead)), make([]byte, n)...)
-			body = append(body, "end"...)
-			rec := sealRecord(append(beginRecord(nil), body...), 42, 7)
-			run, longest := 0, 0
-			for _, c := range rec {
-				if run++; c != 0 {
-					run = 0
-				}
-				longest = max(longest, run)
-			}
-			if longest >= 2*stuffRun {
-				t.Fatalf("%d zeros after %d bytes: a run of %d is left", n, lead, longest)
-			}
-			index, got, size, err := openRecord(append(rec, "more"...), 7)
-			if err != nil || index != 42 || string(got) != string(body) || size != len(rec) {
-				t.Fatalf("%d zeros after %d bytes: %v", n, lead, err)
-			}
-			if _, _, _, err := openRecord(rec, 8); err == nil {
-				t.Fatal("a record of another store was accepted")
-			}
-		}
-	}
-}
-
 func FuzzRecord(f *testing.F) {
 	now := time.Unix(1_700_000_000, 0)
 	it := newItem("key", Value{Data: []byte("value"), Encoding: 1})
@@ -161,15 +133,6 @@ func FuzzRecord(f *testing.F) {
 	f.Add(binary.AppendUvarint([]byte{entryCommit, 1, 2}, 1<<60))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		entries, err := readRecord(body, now)
-		skimmed, serr := skimRecord(body)
-		if err == nil && serr != nil {
-			t.Fatalf("can be read but not skimmed: %v", serr)
-		}
-		for i, en := range entries {
-			if s := skimmed[i]; s.rev != en.rev || s.kind != en.kind || en.commit != nil && (s.events != len(en.commit.events) || s.cost != en.commit.cost) {
-				t.Fatalf("read %+v, skimmed %+v", en, s)
-			}
-		}
 		if err != nil {
 			return
 		}
@@ -186,32 +149,6 @@ func FuzzRecord(f *testing.F) {
 		}
 		if _, err := readRecord(again, now); err != nil {
 			t.Fatalf("written again it cannot be read: %v", err)
-		}
-	})
-}
-
-func FuzzSegment(f *testing.F) {
-	_, path, _, _ := writeLog(f, 3)
-	data, err := os.ReadFile(path)
-	if err != nil {
-		f.Fatal(err)
-	}
-	_, end := lastRecord(f, data)
-	f.Add(data[:end])
-	f.Add(data[:end+512])
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, data []byte) {
-		s := parseSegment(data)
-		if s.end > int64(len(data)) {
-			t.Fatalf("end %d of %d", s.end, len(data))
-		}
-		if s.problem != nil {
-			s.judge(data, 1, 1)
-		}
-		for _, r := range s.records {
-			if _, body, _, err := openRecord(r.data, 1); err == nil {
-				readRecord(body, time.Now())
-			}
 		}
 	})
 }

@@ -14,16 +14,15 @@ func TestRepairCutsTheLog(t *testing.T) {
 		mustPut(t, e, "k"+string(rune('0'+i)), "1")
 	}
 	crash(e)
-	segs, _ := listSegments(filepath.Join(dir, logName))
-	data, _ := os.ReadFile(segs[0].path)
-	at := parseSegment(data).records[6].offset
-	flip(t, segs[0].path, at+60, 0xff)
+	path := logFiles(t, dir)[0]
+	at := logRecords(t, dir)[6].Offset
+	flip(t, path, at+36, 0xff)
 	if _, err := openEngine(dir, Options{}); ExitCode(err) != ExitDamaged || !strings.Contains(err.Error(), "hubd state repair") {
 		t.Fatalf("open: %v", err)
 	}
 	for _, apply := range []bool{false, true} {
-		rep, err := Repair(dir, apply)
-		if err != nil || rep.Damage == nil || rep.File != segs[0].path || rep.Offset != at || rep.Records != 3 || rep.Revision != 6 {
+		rep, err := Repair(nil, dir, apply)
+		if err != nil || rep.Damage == nil || rep.File != path || rep.Offset != at || rep.Records != 3 || rep.Revision != 6 {
 			t.Fatalf("apply=%v: %+v, %v", apply, rep, err)
 		}
 		if apply && len(rep.Kept) != 1 {
@@ -36,7 +35,7 @@ func TestRepairCutsTheLog(t *testing.T) {
 	}
 	mustPut(t, e, "new", "1")
 	crash(e)
-	if rep, err := Repair(dir, true); err != nil || rep.Damage != nil || rep.Revision != 7 {
+	if rep, err := Repair(nil, dir, true); err != nil || rep.Damage != nil || rep.Revision != 7 {
 		t.Fatalf("nothing to do: %+v, %v", rep, err)
 	}
 }
@@ -54,7 +53,7 @@ func TestRepairFallsBackToASnapshot(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(dir, logName)); err != nil {
 		t.Fatal(err)
 	}
-	rep, err := Repair(dir, true)
+	rep, err := Repair(nil, dir, true)
 	if err != nil || !rep.Snapshot || rep.Revision != rev {
 		t.Fatalf("%+v, %v", rep, err)
 	}
@@ -64,7 +63,7 @@ func TestRepairFallsBackToASnapshot(t *testing.T) {
 	}
 	crash(e)
 	mustOpen(t, dir, Options{})
-	if _, err := Repair(dir, false); ExitCode(err) != ExitLocked {
+	if _, err := Repair(nil, dir, false); ExitCode(err) != ExitLocked {
 		t.Fatalf("in use: %v", err)
 	}
 }

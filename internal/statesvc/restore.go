@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"os"
 	"time"
 
 	"github.com/tidwall/btree"
+	"go.uber.org/zap"
 )
 
 // Restore implements Store. The items are read and checked before anything is touched. The switch itself runs on the
@@ -139,25 +139,25 @@ func (j *journal) replace(v *view) error {
 	if err != nil {
 		return &UnavailableError{Cause: err}
 	}
-	if err := j.append(appendReset(j.begin(), v.rev), v.rev); err != nil {
+	if err := j.append(appendReset(j.wal.Begin(), v.rev), v.rev, 0, 0); err != nil {
 		if u, ok := err.(*UnavailableError); !ok || !u.Unknown {
-			os.Remove(path + newSuffix)
+			_ = j.f.fs.Remove(path + newSuffix) // else the next start does
 		}
 		return err
 	}
 	info.path = path
 	// From here on it happened; a name that cannot be given now is given at the next start.
-	if err := os.Rename(path+newSuffix, path); err != nil {
+	if err := j.f.fs.Rename(path+newSuffix, path); err != nil {
 		info.path = path + newSuffix
-	} else if err := j.f.syncDir(j.f.snapDir()); err != nil {
-		j.log.Sugar().Warnw("restored snapshot", "error", err)
+	} else if err := j.f.fs.SyncDir(j.f.snapDir()); err != nil {
+		j.log.Warn("name of the restored snapshot may not be on disk yet", zap.Error(err))
 	}
 	j.mu.Lock()
 	old := j.snaps
 	j.snaps = []snapInfo{info}
 	j.mu.Unlock()
 	for _, s := range old {
-		os.Remove(s.path)
+		_ = j.f.fs.Remove(s.path) // it costs space and nothing else
 	}
 	j.since = 0
 	j.release(v.rev)

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -45,24 +45,21 @@ type snapInfo struct {
 
 // writeSnapshot writes v to path, completely or not at all.
 func (f *folder) writeSnapshot(v *view, path string) (info snapInfo, err error) {
-	tmp := path + ".tmp"
-	if err := f.faults("snapshot.create"); err != nil {
+	tmp := path + tmpSuffix
+	if err := f.fs.Mkdir(f.snapDir()); err != nil {
 		return info, err
 	}
-	if err := os.MkdirAll(f.snapDir(), 0o700); err != nil {
-		return info, err
-	}
-	file, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	file, err := f.fs.Create(tmp)
 	if err != nil {
 		return info, err
 	}
 	defer func() {
-		file.Close()
+		_ = file.Close()
 		if err != nil {
-			os.Remove(tmp)
+			_ = f.fs.Remove(tmp)
 		}
 	}()
-	w := &snapWriter{w: bufio.NewWriterSize(file, 1<<20), faults: f.faults, sum: f.mark.salt()}
+	w := &snapWriter{w: bufio.NewWriterSize(file, 1<<20), sum: f.mark.salt()}
 	head := []byte(snapMagic)
 	head = binary.AppendUvarint(head, snapFormat)
 	head = appendString(head, string(f.mark.metadata()))
@@ -79,19 +76,13 @@ func (f *folder) writeSnapshot(v *view, path string) (info snapInfo, err error) 
 		w.err = w.w.Flush()
 	}
 	if w.err == nil {
-		w.err = f.faults("snapshot.sync")
-	}
-	if w.err == nil {
 		w.err = file.Sync()
 	}
 	if w.err == nil {
-		w.err = f.faults("snapshot.rename")
+		w.err = f.fs.Rename(tmp, path)
 	}
 	if w.err == nil {
-		w.err = os.Rename(tmp, path)
-	}
-	if w.err == nil {
-		w.err = f.syncDir(f.snapDir())
+		w.err = f.fs.SyncDir(f.snapDir())
 	}
 	return snapInfo{path: path, rev: v.rev, size: w.size}, w.err
 }
@@ -99,7 +90,6 @@ func (f *folder) writeSnapshot(v *view, path string) (info snapInfo, err error) 
 // snapWriter collects items into blocks. After the first error it does nothing.
 type snapWriter struct {
 	w      *bufio.Writer
-	faults func(string) error
 	err    error
 	sum    uint32
 	size   int64
@@ -138,9 +128,6 @@ func (w *snapWriter) block(payload []byte, items int) {
 	if w.err != nil {
 		return
 	}
-	if w.err = w.faults("snapshot.write"); w.err != nil {
-		return
-	}
 	var head [blockHead]byte
 	binary.LittleEndian.PutUint32(head[:], uint32(len(payload)))
 	binary.LittleEndian.PutUint32(head[4:], uint32(items))
@@ -154,8 +141,8 @@ func (w *snapWriter) block(payload []byte, items int) {
 
 // listSnapshots returns the snapshots of the folder, oldest first.
 func (f *folder) listSnapshots() ([]snapInfo, error) {
-	entries, err := os.ReadDir(f.snapDir())
-	if errors.Is(err, os.ErrNotExist) {
+	entries, err := f.fs.ReadDir(f.snapDir())
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
@@ -164,14 +151,10 @@ func (f *folder) listSnapshots() ([]snapInfo, error) {
 	var snaps []snapInfo
 	for _, e := range entries {
 		var rev uint64
-		if n, err := fmt.Sscanf(e.Name(), "%016x.snap", &rev); n != 1 || err != nil || !strings.HasSuffix(e.Name(), ".snap") {
+		if n, err := fmt.Sscanf(e.Name, "%016x.snap", &rev); n != 1 || err != nil || !strings.HasSuffix(e.Name, ".snap") {
 			continue
 		}
-		info, err := e.Info()
-		if err != nil {
-			return nil, err
-		}
-		snaps = append(snaps, snapInfo{path: filepath.Join(f.snapDir(), e.Name()), rev: rev, size: info.Size()})
+		snaps = append(snaps, snapInfo{path: filepath.Join(f.snapDir(), e.Name), rev: rev, size: e.Size})
 	}
 	slices.SortFunc(snaps, func(a, b snapInfo) int {
 		if a.rev < b.rev {
@@ -201,7 +184,7 @@ type decodedBlock struct {
 
 // readSnapshot reads a snapshot and checks all of it. Damage is a *DamagedError with file and offset.
 func (f *folder) readSnapshot(path string, now time.Time) (*view, error) {
-	file, err := os.Open(path)
+	file, err := f.fs.Open(path)
 	if err != nil {
 		return nil, &FolderError{Path: f.path, Cause: err}
 	}
