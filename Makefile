@@ -26,8 +26,8 @@ help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build bin/hubd and bin/hubctl as they are released
-	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hubd ./cmd/hubd
-	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hubctl ./cmd/hubctl
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/hubd ./cmd/hubd
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/hubctl ./cmd/hubctl
 
 packages: ## Make packages, archives, an image, bills of materials and checksums in dist/
 	$(GO) run ./internal/release -out dist $(if $(VERSION),-version $(VERSION))

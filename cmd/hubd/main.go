@@ -93,7 +93,7 @@ func runCommand(args []string, stdout *output.Writer, stderr io.Writer) int {
 			}
 		}
 	}
-	tracer, flush, err := tracing(context.Background())
+	tracer, flush, err := tracing()
 	if err != nil {
 		return fail(stderr, err)
 	}

@@ -2,27 +2,26 @@ package main
 
 import (
 	"context"
-	"os"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/hubd-dev/hubd/internal/build"
+	"github.com/hubd-dev/hubd/internal/otlp"
 )
 
 // tracing returns the tracer of the hub and what sends the last spans, nil and
 // nothing to do unless one of the standard variables says where a collector is
 // (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT). The other
 // OTEL_* variables of the exporter, the sampler and the resource hold, too.
-func tracing(ctx context.Context) (trace.Tracer, func(), error) {
-	if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") == "" {
+func tracing() (trace.Tracer, func(), error) {
+	if !otlp.Enabled() {
 		return nil, func() {}, nil
 	}
-	exporter, err := otlptracehttp.New(ctx)
+	exporter, err := otlp.New()
 	if err != nil {
 		return nil, nil, err
 	}
