@@ -44,6 +44,7 @@ func (h *hub) admitCapnweb(r *http.Request) (capnweb.Admission, error) {
 		Share:  c.share,
 		OnLink: begin,
 		OnEnd:  end,
+		Gone:   c.gone,
 	}, nil
 }
 

@@ -3,16 +3,20 @@ package hub
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/capnweb"
+	"github.com/hubd-dev/hubd/internal/testkit"
 )
 
 // overUnix is an HTTP client whose connections all go to the hub's socket.
@@ -153,5 +157,146 @@ func TestCapnwebSubscriptionsAreLimited(t *testing.T) {
 				return err == nil
 			})
 		})
+	}
+}
+
+// A client that ends its sending side behind a batch gets the answer.
+func TestCapnwebBatchOfHalfClosedClient(t *testing.T) {
+	h := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=none"}})
+	body := "[\"push\",[\"pipeline\",0,[\"demo\",\"sleep\"],[0.3]]]\n[\"pull\",1]"
+	for network, address := range map[string]string{"unix": h.socket, "tcp": h.tcp} {
+		c := dial(t, network, address)
+		c.send(fmt.Sprintf("POST /capnweb HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", h.tcp, len(body), body))
+		if err := c.Conn.(testkit.Conn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(c.r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusOK || string(text) != `["resolve",1,0.3]` {
+			t.Errorf("%s: %d %q, %v", network, resp.StatusCode, text, err)
+		}
+	}
+	// One that is gone for good is not waited for.
+	c := dial(t, "unix", h.socket)
+	body = strings.Replace(body, "0.3", "3600", 1)
+	c.send(fmt.Sprintf("POST /capnweb HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+	sleeping := func() bool { return strings.Contains(string(h.result("hub.calls", `{}`)), "demo.sleep") }
+	eventually(t, "the call runs", sleeping)
+	c.Close()
+	eventually(t, "the call is cancelled", func() bool { return !sleeping() })
+}
+
+// An invalid date has no value that the state could give back.
+func TestStateRefusesInvalidDates(t *testing.T) {
+	h := startHub(t, Options{})
+	c := dialCapnwebRaw(t, h)
+	for _, v := range []string{`["date",null]`, `{"a":[["x",["date",null]]]}`, `[[["date",null]]]`} {
+		if got := c.ask(`["pipeline",0,["state","put"],["k",` + v + `]]`); !strings.Contains(got, "an invalid date cannot be stored") {
+			t.Errorf("%s: %s", v, got)
+		}
+	}
+	if got := h.dial().call("state.get", `["k"]`); got.kind() != "not_found" {
+		t.Errorf("stored: %+v", got)
+	}
+	if got := c.ask(`["pipeline",0,["state","put"],["k",["date",0]]]`); !strings.HasPrefix(got, `["resolve"`) {
+		t.Errorf("a date: %s", got)
+	}
+}
+
+// The bounds of the items in another client's stream are kept, whatever their size.
+func TestForwardedStreamKeepsItems(t *testing.T) {
+	h := startHub(t, Options{})
+	sizes := []int{200 << 10, 1, 64<<10 + 1, 3 << 20, 0}
+	blocks := rpc.HandleStream("blocks", func(_ context.Context, _ struct{}, send func(rpc.Value) error) error {
+		for _, n := range sizes {
+			if err := send(rpc.TreeValue(rpc.Bytes{Data: make([]byte, n)})); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	p, err := capnweb.Dial(t.Context(), "unix://"+h.socket, capnweb.DialOptions{
+		Main: rpc.Object{"blocks": blocks}, Peer: &rpc.Peer{Scopes: rpc.AllScopes},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if _, err := p.Call(t.Context(), "hub.provide", "disk", []any{"blocks"}, "", ""); err != nil {
+		t.Fatal(err)
+	}
+	c, err := capnweb.Dial(t.Context(), "unix://"+h.socket, capnweb.DialOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	v, err := c.Call(t.Context(), "disk.blocks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := v.AsReader()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []int
+	for {
+		item, ok, err := r.Recv(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ok {
+			break
+		}
+		data, err := item.AsBytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, len(data))
+	}
+	if !slices.Equal(got, sizes) {
+		t.Errorf("items of %d, want %d", got, sizes)
+	}
+}
+
+// A hub that stops says so at the end of each stream and to each call, also
+// behind more items than the client has taken.
+func TestShutdownEndsCapnwebStreams(t *testing.T) {
+	h := startHub(t, Options{Demo: true, Limits: Limits{Drain: 50 * time.Millisecond}})
+	c := dialCapnwebRaw(t, h)
+	watch := c.ask(`["pipeline",0,["state","watch"],["key"]]`)
+	if !strings.Contains(watch, `"readable"`) {
+		t.Fatal(watch)
+	}
+	count := c.ask(`["pipeline",0,["demo","count"],[100000000]]`) // nothing of it is acknowledged
+	if !strings.Contains(count, `"readable"`) {
+		t.Fatal(count)
+	}
+	waiting := c.push(`["pipeline",0,["demo","sleep"],[3600]]`)
+	say(t, c.ws, fmt.Sprintf(`["pull",%d]`, waiting))
+	eventually(t, "the call runs", func() bool { return strings.Contains(string(h.result("hub.calls", `{}`)), "demo.sleep") })
+	go h.stop()
+	var ends, answers int
+	for {
+		_, got, err := c.ws.Read(t.Context())
+		if err != nil {
+			if websocket.CloseStatus(err) != websocket.StatusGoingAway {
+				t.Errorf("ended with %v", err)
+			}
+			break
+		}
+		said := strings.Contains(string(got), `"code":"unavailable"`) && strings.Contains(string(got), `"ran":"unknown"`)
+		switch text := string(got); {
+		case strings.Contains(text, `["abort"]`) && said:
+			ends++
+		case strings.HasPrefix(text, fmt.Sprintf(`["reject",%d,`, waiting)) && said:
+			answers++
+		}
+	}
+	if ends != 2 || answers != 1 {
+		t.Errorf("%d streams and %d calls were told, want 2 and 1", ends, answers)
 	}
 }

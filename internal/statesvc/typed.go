@@ -138,6 +138,8 @@ func appendTyped(dst []byte, x any, depth int) ([]byte, error) {
 		return dst, &InvalidError{Reason: "a stream cannot be stored"}
 	case *rpc.File:
 		return dst, &InvalidError{Reason: "a file cannot be stored"}
+	case interface{ Unstorable() string }: // a protocol's own value that would come back as another
+		return dst, &InvalidError{Reason: x.Unstorable() + " cannot be stored"}
 	}
 	v, err := rpc.Encode(x)
 	if err != nil {

@@ -13,6 +13,10 @@ import (
 // maxBatchAnswer bounds the answers of one batch.
 const maxBatchAnswer = 64 << 20
 
+// goneTick is how often it is looked for whether a client that has ended its
+// sending side is gone for good.
+const goneTick = 50 * time.Millisecond
+
 // lines collects the answers of a batch, one per line.
 type lines struct {
 	mu   sync.Mutex
@@ -91,6 +95,8 @@ func (sv *Server) batch(w http.ResponseWriter, r *http.Request, a Admission) {
 	b.Flush()
 	t := time.NewTimer(sv.conf.BatchWait)
 	defer t.Stop()
+	ended := r.Context().Done() // the client has ended its sending side, at least
+	var look <-chan time.Time
 	for s.owes() {
 		select {
 		case <-s.paid:
@@ -98,8 +104,18 @@ func (sv *Server) batch(w http.ResponseWriter, r *http.Request, a Admission) {
 			link.Rejected(LimitBatch)
 			http.Error(w, "the batch did not end in time", http.StatusGatewayTimeout)
 			return
-		case <-r.Context().Done(): // the client is gone
-			return
+		case <-ended:
+			if a.Gone == nil {
+				return
+			}
+			ended = nil
+			tick := time.NewTicker(goneTick)
+			defer tick.Stop()
+			look = tick.C
+		case <-look:
+			if a.Gone() {
+				return
+			}
 		case <-sv.quit:
 			goingDown(w)
 			return

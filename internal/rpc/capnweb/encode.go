@@ -180,7 +180,9 @@ func (e *encoder) tree(x any) {
 		e.text(`["blob",`)
 		e.str(x.Type)
 		e.text(",")
-		e.readable(rpc.Items(rpc.TreeValue(rpc.Bytes{Data: x.Data})))
+		if p := e.readable(rpc.Items(rpc.TreeValue(rpc.Bytes{Data: x.Data}))); p != nil {
+			p.pieces = true
+		}
 		e.text("]")
 	case *rpc.Error:
 		if x == nil {
@@ -432,15 +434,16 @@ func (e *encoder) stub(st *Stub) {
 }
 
 // readable opens a pipe and mentions its reading end.
-func (e *encoder) readable(from rpc.Readable) {
+func (e *encoder) readable(from rpc.Readable) *pump {
 	if e.s.unary {
 		e.cannot("a stream in a batch")
-		return
+		return nil
 	}
 	p := e.s.newPumpLocked()
 	e.pumps = append(e.pumps, pumpStart{p, from})
 	e.text(`["readable",`)
 	e.out = append(strconv.AppendInt(e.out, p.id, 10), ']')
+	return p
 }
 
 // undo takes back what a value that could not be encoded has created. The

@@ -21,6 +21,7 @@ type imported struct {
 	answer   func(b *rpc.Batch, p *promise, rejected bool)
 	broken   func(cause *rpc.Error) // the session ended before an answer
 	hops     int                    // of the call that is to be answered
+	pump     *pump                  // the stream that goes there
 	quiet    bool                   // the answer of a stream message: it is not released
 }
 

@@ -28,13 +28,14 @@ type pump struct {
 	flying  int  // bytes that were not acknowledged
 	granted int  // items that src may still send
 	mean    int  // bytes of an item, about
+	pieces  bool // the items are bytes whose bounds mean nothing
 }
 
 // newPumpLocked takes the id of a pipe; the caller announces it.
 func (s *Session) newPumpLocked() *pump {
 	s.lastOut++
 	p := &pump{s: s, id: s.lastOut, mean: 4 << 10}
-	s.imports[p.id] = &imported{mentions: 1, broken: p.broken}
+	s.imports[p.id] = &imported{mentions: 1, broken: p.broken, pump: p}
 	return p
 }
 
@@ -62,7 +63,7 @@ func (p *pump) Item(b *rpc.Batch, v rpc.Value) {
 			return
 		}
 		p.granted = max(p.granted-1, 0)
-		if data, ok := v.Tree().(rpc.Bytes); ok && len(data.Data) > pumpPiece && (data.Kind == "" || data.Kind == "Uint8Array") {
+		if data, ok := v.Tree().(rpc.Bytes); ok && p.pieces && len(data.Data) > pumpPiece && (data.Kind == "" || data.Kind == "Uint8Array") {
 			own := append([]byte(nil), data.Data...)
 			for len(own) > 0 {
 				n := min(len(own), pumpPiece)
@@ -179,6 +180,43 @@ func (p *pump) closeLocked(b *rpc.Batch) {
 		pl.drop(nil)
 		p.leave(b)
 	}}
+}
+
+// cutStreams ends the streams that go to the peer: there is no time for what
+// waits to be sent, but for why it ends.
+func (s *Session) cutStreams(cause *rpc.Error) {
+	var open []*pump
+	s.mu.Lock()
+	for _, x := range s.imports {
+		if x.pump != nil {
+			open = append(open, x.pump)
+		}
+	}
+	s.mu.Unlock()
+	for _, p := range open {
+		p.cut(cause)
+	}
+}
+
+func (p *pump) cut(cause *rpc.Error) {
+	b, flush := batched(nil)
+	defer flush()
+	p.s.mu.Lock()
+	var left []rpc.Value
+	if !p.closing && !p.gone && p.s.ended == nil {
+		if len(p.queue) > 0 || !p.ended {
+			left, p.queue = p.queue, nil
+			p.ended, p.end = true, cause
+		}
+		p.closing = true
+		p.closeLocked(b)
+	}
+	src := p.src
+	p.s.mu.Unlock()
+	dropAll(left)
+	if src != nil {
+		src.Stop(cause)
+	}
 }
 
 // acknowledged makes room; a rejection says that nobody reads any more.

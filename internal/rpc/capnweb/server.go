@@ -22,6 +22,11 @@ type Admission struct {
 	Share  *rpc.Share      // of the memory of unfinished batches; may be nil
 	OnLink func(*rpc.Link) // called before the first call; may be nil
 	OnEnd  func()          // called when the session or the batch is over; may be nil
+
+	// Gone reports whether nobody is left to read the answer to a batch, of a
+	// client that has ended its sending side. Nil: that side is all that there is
+	// to know.
+	Gone func() bool
 }
 
 // Observer hears of messages and of the ends of sessions. Its methods are
@@ -233,8 +238,9 @@ func (sv *Server) Close(ctx context.Context) error {
 	open := maps.Clone(sv.sessions)
 	sv.mu.Unlock()
 	for sock, s := range open {
+		s.link.Close(rpc.ErrShutdown, 0) // first: what runs is answered
+		s.cutStreams(rpc.ErrShutdown)
 		s.End(rpc.ErrShutdown)
-		s.link.Close(rpc.ErrShutdown, 0)
 		sock.close(closeGoing, shuttingDown)
 	}
 	done := make(chan struct{})

@@ -58,6 +58,9 @@ func (b Blob) NodeWeight() int { return len(b.Type) + len(b.Data) }
 // Nodes returns nothing.
 func (b Blob) Nodes() []any { return nil }
 
+// Unstorable says that the state service has nothing to keep it as.
+func (InvalidDate) Unstorable() string { return "an invalid date" }
+
 // MarshalJSON writes null, as JavaScript does.
 func (InvalidDate) MarshalJSON() ([]byte, error) { return []byte("null"), nil }
 
