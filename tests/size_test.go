@@ -58,9 +58,15 @@ func TestNewcomersSeeAFullScreenProgram(t *testing.T) {
 	dir := shortDir(t)
 	state := filepath.Join(dir, "state")
 	d := startHub(t, dir, state)
-	if _, talk, code := d.run("", "hubctl", "run", "-d", "-s", "top", "--size", "80x24", "--ring", "0", "--", "env", programEnv+"=fullscreen", self); code != 0 {
+	// What it has drawn at first is soon no longer kept.
+	script := `(for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; printf '\033[5;50H.'; done) & exec env ` + programEnv + `=fullscreen "$0"`
+	if _, talk, code := d.run("", "hubctl", "run", "-d", "-s", "top", "--size", "80x24", "--ring", "2", "--", "sh", "-c", script, self); code != 0 {
 		t.Fatal(talk)
 	}
+	eventually(t, "the first frame is gone", func() bool {
+		out, _, _ := d.run("", "hubctl", "call", "session.history", "session=top", "-o", "jsonl")
+		return out != "" && !strings.Contains(out, "last row") && strings.Count(out, "5;50H") == 2
+	})
 	for range 2 {
 		for _, flags := range [][]string{{"attach", "top"}, {"attach", "-i", "top"}, {"attach", "-i", "top"}} {
 			x := onTerminal(t, d, 80, 24, flags...)

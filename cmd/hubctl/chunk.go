@@ -15,11 +15,11 @@ import (
 // chunk shows U+FFFD and "bytes" has all of them in base64.
 
 const (
-	maxChunk     = 16 << 10              // bytes of one event
-	maxOddChunk  = 8 << 10               // where they are not UTF-8
-	maxPending   = 256 << 10             // bytes that wait to become events
-	chunkPace    = 4 * time.Millisecond  // between two events, unless there is much
-	unfinishedAt = 50 * time.Millisecond // after that the rest of a character does not come
+	maxChunk     = 16 << 10             // bytes of one event
+	maxOddChunk  = 8 << 10              // where they are not UTF-8
+	maxPending   = 256 << 10            // bytes that wait to become events
+	chunkPace    = 4 * time.Millisecond // between two events, unless there is much
+	unfinishedAt = time.Second          // after that the rest of a character does not come
 )
 
 // chunkEvent makes an event of bytes for a terminal.
@@ -43,7 +43,8 @@ func chunkEvent(p []byte) json.RawMessage {
 
 // chunker gathers what a program writes and cuts it into pieces that are worth
 // an event: what comes within a moment is one piece, and no piece ends within
-// a character.
+// a character, unless its rest does not come within unfinishedAt: then the
+// program writes another encoding.
 type chunker struct {
 	mu      sync.Mutex
 	pending []byte

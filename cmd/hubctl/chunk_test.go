@@ -101,7 +101,7 @@ func TestChunkerDoesNotHoldBack(t *testing.T) {
 		if p := c.next(); string(p) != "x" || time.Since(began) > chunkPace {
 			t.Errorf("%q after %v", p, time.Since(began))
 		}
-		time.AfterFunc(10*time.Millisecond, func() { c.write([]byte("\xac")) })
+		time.AfterFunc(900*time.Millisecond, func() { c.write([]byte("\xac")) }) // a slow program
 		if p := c.next(); string(p) != "€" {
 			t.Errorf("%q", p)
 		}

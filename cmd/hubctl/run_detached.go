@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"syscall"
 
 	"github.com/creack/pty"
@@ -36,6 +37,7 @@ func (a *app) runDetached(session string, size *pty.Winsize) error {
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%dx%d", detachedEnv, size.Cols, size.Rows))
 	cmd.ExtraFiles = []*os.File{write}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	closeInherited()
 	err = cmd.Start()
 	write.Close()
 	if err != nil {
@@ -57,6 +59,23 @@ func (a *app) runDetached(session string, size *pty.Winsize) error {
 		return exitStatus{exit.ExitCode()}
 	}
 	return fmt.Errorf("the detached process ended before its program ran: %s", cmd.ProcessState)
+}
+
+// closeInherited keeps files that are open beside stdin, stdout and stderr
+// from the detached process and its program: locks, pipes and sockets of
+// whoever started hubctl would last as long as those.
+func closeInherited() {
+	files, err := os.ReadDir("/dev/fd")
+	if err != nil {
+		for fd := 3; fd < 256; fd++ {
+			syscall.CloseOnExec(fd)
+		}
+	}
+	for _, f := range files {
+		if fd, err := strconv.Atoi(f.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
 }
 
 // startedWord is what the report ends with when the program runs.

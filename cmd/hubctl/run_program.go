@@ -153,7 +153,7 @@ func (p *program) resize(cols, rows uint16) (changed bool) {
 // programs to notice, and then until the program has drawn.
 const (
 	redrawMin = 100 * time.Millisecond
-	redrawMax = time.Second
+	redrawMax = 3 * time.Second
 )
 
 // redraw makes the program draw anew. Many do nothing when they are told of a
