@@ -129,7 +129,7 @@ func (l *commandLine) execute(ctx context.Context, words []string) error {
 		}
 		return l.report(ctx, usageError{fmt.Sprintf("unknown command %q", words[0]), hint})
 	}
-	root.SetArgs(words)
+	takeNumbers(root, words)
 	err := root.ExecuteContext(ctx)
 	if ctx.Err() != nil {
 		fmt.Fprintln(l.text, "hubctl: cancelled")

@@ -70,10 +70,10 @@ Ctrl-C, and the result is printed when it is another one.`,
 	flags := cmd.Flags()
 	flags.BoolVarP(&c.stream, "stream", "s", false, "take the result as a stream and print its items as they come")
 	flags.BoolVarP(&c.watch, "watch", "w", false, "call again and again, and print the result when it has changed")
-	flags.DurationVarP(&c.interval, "interval", "i", time.Second, "with --watch: time between two calls")
+	spanFlag(flags, &c.interval, "interval", "i", time.Second, "with --watch: time between two calls")
 	flags.StringVar(&c.send, "send", "", "send the JSON values in `FILE` (- is stdin) as the method's stream argument")
 	flags.BoolVar(&c.lines, "lines", false, "with --send: each line is an item, as a string")
-	flags.DurationVarP(&c.timeout, "timeout", "t", 0, "give up after that time, such as 500ms or 2m; with --stream: when no first item came (the hub's default is 30s)")
+	spanFlag(flags, &c.timeout, "timeout", "t", 0, "give up after that time, such as 500ms or 2m; with --stream: when no first item came (the hub's default is 30s)")
 	return cmd
 }
 

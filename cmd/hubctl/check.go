@@ -65,9 +65,9 @@ object.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context()) },
 	}
 	flags := cmd.Flags()
-	flags.DurationVarP(&c.warning, "warning", "w", 100*time.Millisecond, "an answer that takes longer is a warning")
-	flags.DurationVarP(&c.critical, "critical", "c", time.Second, "an answer that takes longer is critical")
-	flags.DurationVarP(&c.timeout, "timeout", "t", 10*time.Second, "longest time for the whole check")
+	spanFlag(flags, &c.warning, "warning", "w", 100*time.Millisecond, "an answer that takes longer is a warning")
+	spanFlag(flags, &c.critical, "critical", "c", time.Second, "an answer that takes longer is critical")
+	spanFlag(flags, &c.timeout, "timeout", "t", 10*time.Second, "longest time for the whole check")
 	return cmd
 }
 

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/hubd-dev/hubd/internal/nearest"
 )
 
 // fishWords is where cobra's script for fish puts the words of the command line,
@@ -62,7 +64,7 @@ func addCompletion(root *cobra.Command, w io.Writer) {
 		}
 		names := commandNames(cmd)
 		hint := "one of " + strings.Join(names, ", ")
-		if near := nearest(args[0], names, 1); len(near) > 0 {
+		if near := nearest.Of(args[0], names, 1); len(near) > 0 {
 			hint = fmt.Sprintf("did you mean %q?", near[0])
 		}
 		return usageError{fmt.Sprintf("there is no completion for a shell %q", oneLine(args[0])), hint}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hubd-dev/hubd/client"
+	"github.com/hubd-dev/hubd/internal/nearest"
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
@@ -115,7 +116,7 @@ func (a *app) chosenContext() (hubContext, bool, error) {
 
 func (c contexts) unknown(name string) error {
 	hint := `"hubctl context add" makes one`
-	if near := nearest(name, c.names(), 1); len(near) > 0 {
+	if near := nearest.Of(name, c.names(), 1); len(near) > 0 {
 		hint = fmt.Sprintf("did you mean %q?", near[0])
 	} else if len(c.Contexts) > 0 {
 		hint = "there are " + strings.Join(c.names(), ", ")

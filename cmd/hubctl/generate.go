@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hubd-dev/hubd/client"
+	"github.com/hubd-dev/hubd/internal/duration"
+	"github.com/hubd-dev/hubd/internal/nearest"
 )
 
 // Each service of the hub is a command of hubctl, and each of its methods a
@@ -60,8 +62,10 @@ func (a *app) generate(ctx context.Context, root *cobra.Command, args []string) 
 	switch {
 	case completing && err != nil:
 		return nil // nothing is completed
+	case group == nil && a.unknown && (err != nil || len(list) == 0):
+		return nil // cobra says which flag it does not know: what follows was its value
 	case err != nil && a.client == nil: // no hub
-		if near := nearest(words[0], commandNames(root), 1); group == nil && len(near) > 0 {
+		if near := nearest.Of(words[0], commandNames(root), 1); group == nil && len(near) > 0 {
 			return unknownCommand(root, words[0])
 		}
 		return err
@@ -117,6 +121,9 @@ func (a *app) words(root *cobra.Command, args []string) (words []string) {
 				value, inline = arg[2:], true
 			}
 		}
+		if len(words) == 0 && !isNegative(arg) && !isFlag(root, arg) {
+			a.unknown = true
+		}
 		if flag == nil && name != "timeout" || flag != nil && flag.NoOptDefVal != "" {
 			continue
 		}
@@ -126,7 +133,7 @@ func (a *app) words(root *cobra.Command, args []string) (words []string) {
 		}
 		if flag != nil {
 			_ = flag.Value.Set(value) // cobra says what is wrong with it
-		} else if d, err := time.ParseDuration(value); err == nil {
+		} else if d, err := duration.Parse(value); err == nil {
 			a.patience = max(d, 0)
 		}
 	}
@@ -176,7 +183,7 @@ func (a *app) noService(ctx context.Context, root *cobra.Command, name string) e
 		}
 	}
 	hint := `"hubctl --help" lists the commands, "hubctl methods" what the hub offers`
-	if near := nearest(name, known, 1); len(near) > 0 {
+	if near := nearest.Of(name, known, 1); len(near) > 0 {
 		hint = fmt.Sprintf("did you mean %q?", near[0])
 	} else if strings.Contains(name, ".") {
 		hint = fmt.Sprintf("to call a method: hubctl call %s", name)

@@ -147,7 +147,7 @@ func (g *generated) addFlags(cmd *cobra.Command) {
 			flags.BoolVar(&g.lines, "lines", false, "each line of FILE is an item, as a string")
 		}
 	}
-	flags.DurationVar(&g.timeout, "timeout", 0, "give up after that time, such as 500ms or 2m (the hub's default is 30s)")
+	spanFlag(flags, &g.timeout, "timeout", "", 0, "give up after that time, such as 500ms or 2m (the hub's default is 30s)")
 }
 
 func (g *generated) checkCount(args []string) error {

@@ -16,7 +16,7 @@ func TestArgumentValue(t *testing.T) {
 		{"string", `a "b"`, `"a \"b\""`},
 		{"string?", "null", `"null"`},
 		{"integer", "12345678901234567890123", "12345678901234567890123"},
-		{"integer", "1.5", ""},
+		{"integer", "1.5", "1.5"},
 		{"integer", "-3", "-3"},
 		{"integer", "0x10", ""},
 		{"integer", `"1"`, ""},

@@ -40,10 +40,7 @@ func argumentValue(p paramInfo, word string) (json.RawMessage, error) {
 		if !ok || len(text) == 0 || text[0] != '-' && (text[0] < '0' || text[0] > '9') {
 			return nil, bad(map[string]string{"integer": "an integer", "number": "a number"}[kind])
 		}
-		if _, err := strconv.ParseInt(word, 10, 64); kind == "integer" && err != nil && strings.ContainsAny(word, ".eE") {
-			return nil, bad("an integer")
-		}
-		return text, nil
+		return text, nil // whether another number than an integer will do, the method knows
 	case "boolean":
 		b, err := strconv.ParseBool(word)
 		if err != nil {

@@ -190,7 +190,7 @@ func TestCommands(t *testing.T) {
 		{args: "math.add 1 2", code: exitUsage, err: []string{"hubctl call math.add"}},
 		{args: "ping --no-such-flag", code: exitUsage, err: []string{"hint: see \"hubctl ping --help\""}},
 		{args: "ping extra", code: exitUsage, err: []string{`hubctl: "extra" is one argument too many` + "\nhint: usage: hubctl ping"}},
-		{args: "ping --timeout 5", code: exitUsage, err: []string{"hint: a time has a unit"}},
+		{args: "ping --timeout 5", code: exitUsage, err: []string{`--timeout: "5" has no unit, as in 5s`}},
 		{args: "state put k", code: exitUsage, err: []string{"hubctl: VALUE is missing\nhint: usage: hubctl state put KEY VALUE"}},
 		{args: "state watch a b", code: exitUsage, err: []string{`hubctl: "b" is one argument too many`}},
 		{args: "session dance", code: exitUsage, err: []string{`unknown command "dance" of "hubctl session"`}},

@@ -111,12 +111,12 @@ func run(args []string, con console) int {
 	}()
 	defer a.leaveOnPanic()
 	root := newRoot(a)
-	root.SetArgs(args)
 	if isCompletion(args) {
 		root.SetOut(newCandidates(a.out, args))
 	}
 	err := a.generate(ctx, root, args)
 	if err == nil {
+		takeNumbers(root, args)
 		err = root.ExecuteContext(ctx)
 	}
 	if a.client != nil {

@@ -29,8 +29,8 @@ func newPing(a *app) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.IntVarP(&p.count, "count", "c", 1, "ask `N` times; 0 is until interrupted")
-	flags.DurationVarP(&p.interval, "interval", "i", time.Second, "time between two of them")
-	flags.DurationVarP(&p.timeout, "timeout", "t", 5*time.Second, "longest wait for each answer")
+	spanFlag(flags, &p.interval, "interval", "i", time.Second, "time between two of them")
+	spanFlag(flags, &p.timeout, "timeout", "t", 5*time.Second, "longest wait for each answer")
 	return cmd
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/hubd-dev/hubd/internal/nearest"
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
@@ -195,7 +196,7 @@ func TestNearest(t *testing.T) {
 	}
 	for _, tt := range tests {
 		got := ""
-		if near := nearest(tt.in, names, 1); len(near) > 0 {
+		if near := nearest.Of(tt.in, names, 1); len(near) > 0 {
 			got = near[0]
 		}
 		if got != tt.want {

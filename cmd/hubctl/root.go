@@ -14,6 +14,7 @@ import (
 
 	"github.com/hubd-dev/hubd/client"
 	"github.com/hubd-dev/hubd/internal/build"
+	"github.com/hubd-dev/hubd/internal/nearest"
 )
 
 // app is one run of the program.
@@ -33,6 +34,7 @@ type app struct {
 	shared       bool           // client belongs to somebody else and is there
 	files        tlsFiles
 	globals      *pflag.FlagSet  // the flags of all commands
+	unknown      bool            // a flag before the first word is none of hubctl's
 	own          map[string]bool // services that are the hub's own: see dialOwn
 }
 
@@ -83,13 +85,7 @@ else at /run/hubd/hub.sock.`,
 	// The examples stand at the top already.
 	usage := strings.Replace(root.UsageTemplate(), usageExamples, "", 1)
 	root.SetUsageTemplate(strings.Replace(usage, usageTopic, "{{.Root.Name}} help {{.Name}}  {{.Short}}", 1))
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		hint := fmt.Sprintf("see %q", cmd.CommandPath()+" --help")
-		if strings.Contains(err.Error(), "missing unit in duration") {
-			hint = "a time has a unit, as in 500ms, 5s or 2m"
-		}
-		return usageError{err.Error(), hint}
-	})
+	root.SetFlagErrorFunc(flagError)
 	root.Flags().BoolVar(&jsonDocs, "json-docs", false, "print all commands with their flags as JSON")
 	flags := root.PersistentFlags()
 	a.globals = flags
@@ -108,7 +104,7 @@ else at /run/hubd/hub.sock.`,
 	group(root, "Sessions:", newAttach(a), newRun(a), newPublish(a), newSession(a))
 	group(root, "The hub:", newStatus(a), newWhoami(a), newPing(a), newWait(a), newTop(a), newMonitor(a), newLogLevel(a), newReload(a), newToken(a))
 	group(root, "First aid:", newDoctor(a), newCheck(a), newBugreport(a))
-	group(root, "hubctl itself:", newContext(a))
+	group(root, "hubctl itself:", newContext(a), newVersion())
 	root.AddCommand(newExitCodes())
 	root.SetHelpCommandGroupID("hubctl itself:")
 	root.SetCompletionCommandGroupID("hubctl itself:")
@@ -122,6 +118,20 @@ else at /run/hubd/hub.sock.`,
 		}
 	}
 	return root
+}
+
+// newVersion is what people type who know it from other programs.
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of hubctl",
+		Long:  `Print the version of hubctl, as --version does. "hubctl status" shows that of the hub.`,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), build.Line("hubctl"))
+			return err
+		},
+	}
 }
 
 // group adds commands under a heading.
@@ -202,7 +212,7 @@ func unknownCommand(root *cobra.Command, name string) error {
 		}
 	}
 	hint := `"hubctl --help" lists the commands`
-	if near := nearest(name, names, 1); len(near) > 0 {
+	if near := nearest.Of(name, names, 1); len(near) > 0 {
 		hint = fmt.Sprintf("did you mean %q?", near[0])
 	} else if strings.Contains(name, ".") {
 		hint = fmt.Sprintf("to call a method: hubctl call %s", name)

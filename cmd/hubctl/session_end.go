@@ -77,7 +77,7 @@ limits.session_ended do not say otherwise). A restart of the hub does no harm.`,
 			return exit.status(args[0])
 		},
 	}
-	cmd.Flags().DurationVarP(&timeout, "timeout", "t", 0, "give up after that time, such as 500ms or 2m")
+	spanFlag(cmd.Flags(), &timeout, "timeout", "t", 0, "give up after that time, such as 500ms or 2m")
 	return cmd
 }
 

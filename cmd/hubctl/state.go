@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hubd-dev/hubd/client"
+	"github.com/hubd-dev/hubd/internal/nearest"
 )
 
 func newState(a *app) *cobra.Command {
@@ -47,7 +48,7 @@ func unknownStateCommand(cmd *cobra.Command, name string) error {
 		names = append(names, sub.Name())
 	}
 	hint := `"hubctl state --help" lists the commands`
-	if near := nearest(name, names, 1); len(near) > 0 {
+	if near := nearest.Of(name, names, 1); len(near) > 0 {
 		hint = fmt.Sprintf("did you mean %q?", near[0])
 	}
 	return usageError{fmt.Sprintf("unknown command %q of \"hubctl state\"", name), hint}

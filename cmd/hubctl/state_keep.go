@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"strconv"
-	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -20,12 +19,12 @@ stays. With never the key stays until it is deleted.`,
 		ValidArgsFunction: a.completeKey,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			params := map[string]any{"key": args[0], "ttl": nil}
-			if args[1] != "never" {
-				left, err := time.ParseDuration(args[1])
-				if err != nil || left <= 0 {
-					return usageError{fmt.Sprintf("%q is neither a time, such as 30s or 12h, nor never", args[1]), ""}
-				}
-				params["ttl"] = seconds(left)
+			var ttl lifetime
+			if err := ttl.Set(args[1]); err != nil {
+				return usageError{err.Error(), ""}
+			}
+			if ttl.left > 0 {
+				params["ttl"] = seconds(ttl.left)
 			}
 			result, err := a.callState(cmd.Context(), "state.touch", params)
 			if err != nil {

@@ -68,7 +68,7 @@ differs from the lines before is printed, and what was deleted meanwhile as a
 	flags.BoolVar(&w.noValues, "no-values", false, "leave the values out")
 	flags.BoolVar(&w.once, "once", false, `end after "synced"`)
 	flags.IntVarP(&w.count, "count", "n", 0, "end after `N` changes; 0 is no end")
-	flags.DurationVar(&w.patience, "patience", 0, "how long a broken connection is tried again; 0 is for ever")
+	spanFlag(flags, &w.patience, "patience", "", 0, "how long a broken connection is tried again; 0 is for ever")
 	cmd.RegisterFlagCompletionFunc("prefix", func(_ *cobra.Command, _ []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 		return a.keysLike(toComplete), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 	})

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -21,7 +20,7 @@ import (
 type putting struct {
 	app       *app
 	condition ifRevision
-	ttl       time.Duration
+	ttl       lifetime
 	ephemeral bool
 	text      bool
 }
@@ -56,7 +55,7 @@ somebody is there. It ends when somebody else deletes or overwrites the key.`,
 	}
 	flags := cmd.Flags()
 	flags.Var(&p.condition, "if-revision", "only if the key is at that `revision`; 0: only if it does not exist")
-	flags.DurationVar(&p.ttl, "ttl", 0, "the key goes away after that `time`, such as 30s or 12h")
+	flags.Var(&p.ttl, "ttl", "the key goes away after that `time`, such as 30s, 12h or 90d; never: it stays")
 	flags.BoolVar(&p.ephemeral, "ephemeral", false, "stay connected, and let the key go away when this command ends")
 	flags.BoolVar(&p.text, "text", false, "store a string, even if VALUE looks like JSON")
 	cmd.MarkFlagsMutuallyExclusive("ttl", "ephemeral")
@@ -64,17 +63,14 @@ somebody is there. It ends when somebody else deletes or overwrites the key.`,
 }
 
 func (p *putting) run(cmd *cobra.Command, key, arg string) error {
-	if cmd.Flags().Changed("ttl") && p.ttl <= 0 {
-		return usageError{"--ttl must be more than nothing", ""}
-	}
 	value, err := p.app.stateValue(arg, p.text)
 	if err != nil {
 		return err
 	}
 	params := map[string]any{"key": key, "value": value}
 	p.condition.add(params)
-	if p.ttl > 0 {
-		params["ttl"] = seconds(p.ttl)
+	if p.ttl.left > 0 {
+		params["ttl"] = seconds(p.ttl.left)
 	}
 	if p.ephemeral {
 		params["ephemeral"] = true

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hubd-dev/hubd/client"
+	"github.com/hubd-dev/hubd/internal/nearest"
 )
 
 // suggestLimit bounds the second question to the hub that a wrong name costs.
@@ -28,7 +29,7 @@ func (a *app) suggest(ctx context.Context, err error) error {
 	if a.client.Call(ctx, "hub.methods", nil, &list) != nil {
 		return err
 	}
-	near := nearest(e.Method, names(list), 3)
+	near := nearest.Of(e.Method, names(list), 3)
 	if len(near) == 0 {
 		return err
 	}

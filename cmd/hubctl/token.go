@@ -4,13 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hubd-dev/hubd/client"
+	"github.com/hubd-dev/hubd/internal/nearest"
 )
 
 func newToken(a *app) *cobra.Command {
@@ -34,7 +34,7 @@ its Unix socket.`,
 				return cmd.Help()
 			}
 			hint := `"hubctl token --help" lists the commands`
-			if near := nearest(args[0], []string{"create", "ls", "revoke"}, 1); len(near) > 0 {
+			if near := nearest.Of(args[0], []string{"create", "ls", "revoke"}, 1); len(near) > 0 {
 				hint = fmt.Sprintf("did you mean %q?", near[0])
 			}
 			return usageError{fmt.Sprintf("unknown command %q of \"hubctl token\"", args[0]), hint}
@@ -60,7 +60,7 @@ type tokenItem struct {
 func newTokenCreate(a *app) *cobra.Command {
 	scopes := []string{"read", "call"}
 	var methods []string
-	var expires tokenLife
+	expires := lifetime{least: time.Second}
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Make a token and print it, this once",
@@ -76,7 +76,7 @@ its beginning and a *.`,
   (umask 077; hubctl token create backup > token)`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			params := map[string]any{"name": args[0], "scopes": scopes, "methods": append([]string{}, methods...), "ttl": expires.Seconds()}
+			params := map[string]any{"name": args[0], "scopes": scopes, "methods": append([]string{}, methods...), "ttl": seconds(expires.left.Truncate(time.Second))}
 			result, err := a.callToken(cmd.Context(), "token.create", params)
 			if err != nil {
 				return err
@@ -98,36 +98,10 @@ its beginning and a *.`,
 	flags := cmd.Flags()
 	flags.StringSliceVar(&scopes, "scopes", scopes, "what it permits: some of read, call, provide, admin")
 	flags.StringArrayVar(&methods, "method", nil, "only methods that match the `pattern`; repeatable")
-	flags.Var(&expires, "expires", "it is good for that `time`, such as 12h or 90d; without it, until it is revoked")
+	flags.Var(&expires, "expires", "it is good for that `time`, such as 12h or 90d; without it, or with never, until it is revoked")
 	cmd.RegisterFlagCompletionFunc("scopes", cobra.FixedCompletions([]string{"read", "call", "provide", "admin"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
-
-// tokenLife is the flag --expires: a duration that knows days.
-type tokenLife struct{ time.Duration }
-
-func (t *tokenLife) String() string {
-	if t.Duration == 0 {
-		return ""
-	}
-	return t.Duration.String()
-}
-
-func (t *tokenLife) Set(s string) error {
-	d, err := time.ParseDuration(s)
-	if days, ok := strings.CutSuffix(s, "d"); ok {
-		var n uint64
-		n, err = strconv.ParseUint(days, 10, 16)
-		d = time.Duration(n) * 24 * time.Hour
-	}
-	if err != nil || d < time.Second {
-		return fmt.Errorf("expected a time of a second or more, such as 12h or 90d")
-	}
-	t.Duration = d.Truncate(time.Second)
-	return nil
-}
-
-func (t *tokenLife) Type() string { return "time" }
 
 func newTokenList(a *app) *cobra.Command {
 	return &cobra.Command{

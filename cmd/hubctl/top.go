@@ -43,7 +43,7 @@ each round is one line; with -o jsonl, one JSON object.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return t.run(cmd.Context()) },
 	}
 	flags := cmd.Flags()
-	flags.DurationVarP(&t.interval, "interval", "i", 2*time.Second, "time between two rounds")
+	spanFlag(flags, &t.interval, "interval", "i", 2*time.Second, "time between two rounds")
 	flags.IntVarP(&t.count, "count", "n", 0, "end after `N` rounds; 0 is until interrupted")
 	flags.StringVar(&t.sort, "sort", "calls", "`order` of the methods: "+strings.Join(topOrders, ", "))
 	cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(topOrders, cobra.ShellCompDirectiveNoFileComp))

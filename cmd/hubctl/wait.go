@@ -30,7 +30,7 @@ func newWait(a *app) *cobra.Command {
 			return a.wait(ctx)
 		},
 	}
-	cmd.Flags().DurationVarP(&timeout, "timeout", "t", 30*time.Second, "give up after that time; 0 is never")
+	spanFlag(cmd.Flags(), &timeout, "timeout", "t", 30*time.Second, "give up after that time; 0 is never")
 	return cmd
 }
 

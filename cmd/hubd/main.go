@@ -24,6 +24,7 @@ import (
 
 	"github.com/hubd-dev/hubd/internal/build"
 	"github.com/hubd-dev/hubd/internal/hub"
+	"github.com/hubd-dev/hubd/internal/nearest"
 	output "github.com/hubd-dev/hubd/internal/stdout"
 )
 
@@ -54,12 +55,14 @@ func runCommand(args []string, stdout *output.Writer, stderr io.Writer) int {
 			return runReload(args[1:], stdout, stderr)
 		case "state":
 			return runState(args[1:], stdout, stderr)
+		case "help", "version":
+			args = append([]string{"--" + args[0]}, args[1:]...)
 		}
 	}
 	command, err := parse(args)
 	switch {
 	case err != nil:
-		fmt.Fprintf(stderr, "hubd: %v\nhint: hubd --help lists the flags\n", err)
+		fmt.Fprintf(stderr, "hubd: %v\nhint: %s\n", err, command.hint(err))
 		return hub.ExitUsage
 	case command.help:
 		usage(stdout, command.flags)
@@ -222,10 +225,10 @@ func parse(args []string) (*command, error) {
 			c.help = true
 			return c, nil
 		}
-		return nil, err
+		return c, err
 	}
 	if c.flags.NArg() > 0 {
-		return nil, fmt.Errorf("unexpected argument %q", c.flags.Arg(0))
+		return c, fmt.Errorf("unexpected argument %q", c.flags.Arg(0))
 	}
 	given := map[string][]string{}
 	for name, v := range values {
@@ -241,6 +244,18 @@ func parse(args []string) (*command, error) {
 		c.source.File, c.source.Dir = hub.DefaultFiles()
 	}
 	return c, nil
+}
+
+// hint says what to do about an error of parse.
+func (c *command) hint(err error) string {
+	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok && unknown.GetSpecifiedShortnames() == "" {
+		var names []string
+		c.flags.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		if near := nearest.Of(unknown.GetSpecifiedName(), names, 1); len(near) > 0 {
+			return fmt.Sprintf("did you mean --%s?", near[0])
+		}
+	}
+	return "hubd --help lists the flags"
 }
 
 // load reads the configuration. What belongs to the process is not part of it.

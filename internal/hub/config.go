@@ -6,9 +6,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hubd-dev/hubd/internal/duration"
 )
 
 // Key is one configuration key. Each is a flag, a variable and a place in the
@@ -160,9 +163,12 @@ func span(name, doc string, at func(*Limits) *time.Duration) configKey {
 		name: name,
 		get:  func(o *Options) string { return at(&o.Limits).String() },
 		set: func(o *Options, v []string) error {
-			d, err := time.ParseDuration(v[len(v)-1])
-			if err != nil || d <= 0 {
-				return fmt.Errorf("%q is no duration such as 10s", v[len(v)-1])
+			d, err := duration.Parse(v[len(v)-1])
+			if err != nil {
+				return err
+			}
+			if d <= 0 {
+				return fmt.Errorf("%q is not above zero", v[len(v)-1])
 			}
 			*at(&o.Limits) = d
 			return nil
@@ -315,13 +321,13 @@ func (s Source) Options() (Options, error) {
 				if k.List {
 					values = strings.Fields(v)
 				}
-				if err := k.set(&o, values); err != nil {
+				if err := k.set(&o, k.fromHere(values)); err != nil {
 					problems = append(problems, fmt.Errorf("%s: %w", k.Env(), err))
 				}
 			}
 		}
 		if v := s.Flags[k.name]; len(v) > 0 {
-			if err := k.set(&o, v); err != nil {
+			if err := k.set(&o, k.fromHere(v)); err != nil {
 				problems = append(problems, fmt.Errorf("--%s: %w", k.Flag(), err))
 			}
 		}
@@ -330,6 +336,21 @@ func (s Source) Options() (Options, error) {
 		return o, &ConfigError{problems}
 	}
 	return o, nil
+}
+
+// fromHere makes the paths among the values of a key absolute, for flags and
+// variables: who gives those knows the working folder. In a file they are absolute.
+func (k *Key) fromHere(values []string) []string {
+	if k.Arg != "DIR" && k.Arg != "FILE" {
+		return values
+	}
+	out := slices.Clone(values)
+	for i, path := range out {
+		if abs, err := filepath.Abs(path); path != "" && err == nil {
+			out[i] = abs
+		}
+	}
+	return out
 }
 
 // Files lists the files that are read, in their order.

@@ -104,7 +104,7 @@ func TestConfigurationPage(t *testing.T) {
 	b.WriteString("# Configuration\n\nEvery key is a flag, a variable and a place in a YAML file: `log.level` is `--log-level`,\n" +
 		"`HUBD_LOG_LEVEL` and `log: {level: ...}`. Flags win over variables, variables over files, files over\n" +
 		"defaults. Lists in a variable are separated by blanks; sizes may end in KiB, MiB or GiB; durations\n" +
-		"look like `500ms`, `10s`, `2m`.\n\n" +
+		"look like `500ms`, `10s`, `2m`, `90d`.\n\n" +
 		"Without `--config` (or `HUBD_CONFIG`), `hubd.yaml` and then `conf.d/*.yaml`, in the order of their names, are read from\n" +
 		"`$CONFIGURATION_DIRECTORY`, else from `/etc/hubd` (root) or `$XDG_CONFIG_HOME/hubd`. Unknown keys are errors.\n" +
 		"`hubd config check` says what is wrong, with line and caret; `hubd config print` what holds, and\n" +

@@ -133,7 +133,7 @@ func (op *Op) setIf(revision *uint64) {
 // ttlOf turns seconds into a time to live, which is never 0.
 func ttlOf(seconds float64) (time.Duration, error) {
 	if math.IsNaN(seconds) || seconds <= 0 || seconds > maxTTL.Seconds() {
-		return 0, invalid("ttl must be a number of seconds above 0 and below %g", maxTTL.Seconds())
+		return 0, invalid("ttl must be a number of seconds above 0 and at most %.0f (100 years)", maxTTL.Seconds())
 	}
 	return max(time.Duration(seconds*float64(time.Second)), 1), nil
 }

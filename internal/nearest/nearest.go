@@ -1,13 +1,14 @@
-package main
+// Package nearest finds the names that a mistyped one may have been meant to be.
+package nearest
 
 import (
 	"slices"
 	"strings"
 )
 
-// nearest returns up to n of the names that name may have been meant to be,
+// Of returns up to n of the names that name may have been meant to be,
 // best first.
-func nearest(name string, names []string, n int) []string {
+func Of(name string, names []string, n int) []string {
 	if len(name) > maxCompared {
 		return nil
 	}
