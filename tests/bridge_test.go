@@ -86,8 +86,9 @@ var slowCalls = map[string]struct {
 	in, out    string
 	unanswered int
 }{
-	"native":                    {in: `{"action":"rpc_request","request_id":"1","method":"demo.sleep","params":{"seconds":SECONDS}}` + "\n", out: `"request_id":"1","result":SECONDS,`, unanswered: 1},
-	"native, without a newline": {in: `{"action":"rpc_request","request_id":1,"method":"demo.sleep","params":[SECONDS]}`, out: `"request_id":1,"result":SECONDS,`, unanswered: 1},
+	"native":                         {in: `{"action":"rpc_request","request_id":"1","method":"demo.sleep","params":{"seconds":SECONDS}}` + "\n", out: `"request_id":"1","result":SECONDS,`, unanswered: 1},
+	"native, without a newline":      {in: `{"action":"rpc_request","request_id":1,"method":"demo.sleep","params":[SECONDS]}`, out: `"request_id":1,"result":SECONDS,`, unanswered: 1},
+	"native, with a byte order mark": {in: "\ufeff" + `{"action":"rpc_request","request_id":1,"method":"demo.sleep","params":[SECONDS]}` + "\n", out: `"request_id":1,"result":SECONDS,`, unanswered: 1},
 	"native, a stream": {in: `{"action":"rpc_request","request_id":"s","method":"demo.count","params":{"n":1,"delay":SECONDS},"stream":true}` + "\n",
 		out: `{"action":"rpc_reply","request_id":"s","result":null,"error":null`, unanswered: 1},
 	"kkrpc, classic": {flags: []string{"--protocol", "kkrpc"}, in: `{"id":"1","method":"demo.sleep","args":[SECONDS],"type":"request","version":"json"}` + "\n",

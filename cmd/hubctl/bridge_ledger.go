@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"sync"
+
+	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
 // ledger keeps account of what was asked over a bridge and not answered, by the
@@ -37,7 +39,7 @@ func newLedger(protocol string, c byte, settled func()) ledger {
 	switch {
 	case protocol == "krpc", protocol == "" && c >= 'A' && c <= 'Z':
 		return newRequestLedger(settled)
-	case protocol == "snekrpc", protocol == "" && (c <= 0x08 || c >= 0x0e && c <= 0x1f || c >= 0x7f):
+	case protocol == "snekrpc", protocol == "" && (c <= 0x08 || c >= 0x0e && c <= 0x1f || c >= 0x7f && c != rpc.BOM[0]):
 		return new(messageLedger)
 	}
 	return newLineLedger()

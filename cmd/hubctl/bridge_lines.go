@@ -15,6 +15,7 @@ type lineLedger struct {
 	in, out lineCutter
 	calls   map[string]*lineCall // native, by request_id
 	kkrpc   kkrpcLedger
+	begun   bool // the first line of stdin has come, which may have a byte order mark
 	leaves  bool // the client has said so
 	ends    bool // stdin has ended
 }
@@ -80,6 +81,9 @@ func (l *lineLedger) asked(p []byte) {
 }
 
 func (l *lineLedger) askedLine(line []byte) {
+	if !l.begun {
+		l.begun, line = true, rpc.SkipBOM(line)
+	}
 	var f frame.Frame
 	if frame.Parse(line, &f) != nil || f.Action == "" {
 		if f.Type == "detach" {
