@@ -65,6 +65,9 @@ func (l *Link) Goodbye() { l.left.Store(true) }
 // SaidGoodbye reports whether Goodbye was called.
 func (l *Link) SaidGoodbye() bool { return l.left.Load() }
 
+// Stopping reports whether the hub is shutting down.
+func (l *Link) Stopping() bool { return l.gate.Draining() }
+
 // SetQuota makes later calls count among those of somebody else: the other end
 // has authenticated. Calls that run stay where they were counted.
 func (l *Link) SetQuota(q *Quota) { l.quota.Store(q) }

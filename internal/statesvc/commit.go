@@ -187,6 +187,7 @@ func (e *engine) commitLoop() {
 			// Those who were just answered write again at once if they get to run: one sync then serves them too.
 			runtime.Gosched()
 		}
+		e.keepAbsent(time.Now())
 		reqs, closed := e.queue.take(spare)
 		due := e.expiryDue()
 		if len(reqs) == 0 && !due {
@@ -219,6 +220,9 @@ func (e *engine) sleep(timer *time.Timer) {
 	}
 	if e.journal != nil && e.journal.ready() != nil {
 		wait = min(wait, time.Second)
+	}
+	if e.journal != nil && e.leases.unkept() {
+		wait = min(wait, max(0, time.Until(e.absentAfter)))
 	}
 	timer.Reset(wait)
 	select {

@@ -71,6 +71,10 @@ type engine struct {
 
 	commits, batches, refused, expired atomic.Uint64
 	retryExpiry                        time.Time // committer only: no expiry before this, after a refusal
+
+	// Committer only, see keepAbsent.
+	absentAfter  time.Time
+	absentFailed bool
 }
 
 var _ Store = (*engine)(nil)
@@ -274,6 +278,8 @@ func (e *engine) Close() error {
 		e.replies.close()
 		e.goroutine.Wait()
 		e.watches.wakeAll(e.opts.AfterWakes)
+		e.absentAfter = time.Time{}
+		e.keepAbsent(time.Now())
 		if e.journal != nil {
 			e.closeErr = e.journal.close(e)
 		}

@@ -47,6 +47,9 @@ type leases struct {
 	owners  map[string]*owner
 	release time.Time // the earliest deadline of an owner not claimed, or zero; may be too early, never too late
 	kick    func()    // tells the committer that something is due earlier than it thinks
+
+	absent       map[string]int64 // owners whose grace ran in the run before, see graces; until orphan
+	graceChanged bool             // whose grace runs has changed, see graces
 }
 
 func newLeases(kick func()) *leases {
@@ -119,6 +122,10 @@ func (l *leases) claim(name string) bool {
 	}
 	// What is being swept goes, whoever comes now: its removal is on the way to the disk.
 	known := !o.sweeping
+	if !o.claimed && len(o.keys) > 0 {
+		l.graceChanged = true
+		defer l.kick()
+	}
 	o.claimed, o.sweeping = true, false
 	return known
 }
@@ -131,6 +138,7 @@ func (l *leases) releaseOwner(name string, now time.Time, grace time.Duration) {
 		return
 	}
 	o.claimed = false
+	l.graceChanged = l.graceChanged || len(o.keys) > 0
 	l.releaseLocked(o, now.Add(max(0, grace)))
 	l.mu.Unlock()
 	l.kick()
@@ -143,15 +151,23 @@ func (l *leases) releaseLocked(o *owner, at time.Time) {
 	}
 }
 
-// orphan lets all owners go after grace: those of a run before, whose connections are gone.
+// orphan lets all owners go after grace: those of a run before, whose connections are gone. Those whose grace ran then
+// have what is left of it.
 func (l *leases) orphan(now time.Time, grace time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, o := range l.owners {
-		if !o.claimed {
-			l.releaseLocked(o, now.Add(grace))
+	for name, o := range l.owners {
+		if o.claimed {
+			continue
 		}
+		left := grace
+		if at, ok := l.absent[name]; ok {
+			left = min(grace, max(0, time.UnixMilli(at).Sub(now)))
+		}
+		l.releaseLocked(o, now.Add(left))
 	}
+	l.graceChanged = l.graceChanged || len(l.owners) > 0 || len(l.absent) > 0
+	l.absent = nil
 }
 
 // next returns when something will be due; false when nothing has a time limit.
@@ -195,6 +211,7 @@ func (l *leases) due(now time.Time, limit int) (keys []expiring, groups [][]expi
 		case o.deadline.After(now):
 			l.releaseLocked(o, o.deadline)
 		case len(o.keys) == 0:
+			l.graceChanged = l.graceChanged || o.sweeping
 			delete(l.owners, name)
 		default:
 			o.sweeping = true

@@ -70,6 +70,7 @@ func (e *engine) load(f *folder) error {
 		}
 		return true
 	})
+	e.loadAbsent(f)
 	e.watches.matched = l.v.rev
 	e.journal.torn = wal.Torn()
 	if wal.Torn() > 0 {

@@ -98,6 +98,9 @@ func (s *Service) linkClosed(l *rpc.Link, st *linkState) {
 	for name := range st.owners {
 		if s.owners[name]--; s.owners[name] == 0 {
 			delete(s.owners, name)
+			if l.Stopping() && !l.SaidGoodbye() {
+				continue // it is the hub that leaves: the grace begins when it is back
+			}
 			grace := s.opts.Grace
 			if l.SaidGoodbye() {
 				grace = 0
