@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -117,6 +119,12 @@ func encode(method string, x any) (rpc.Value, error) {
 	case json.RawMessage:
 		text = x
 	default:
+		if strings.HasPrefix(method, "state.") && holdsDuration(x) {
+			return rpc.Value{}, &Error{
+				Kind: KindInvalidParams, Method: method, Retry: RetrySafe,
+				Message: "a time.Duration is sent as nanoseconds, and the hub takes seconds: give d.Seconds()",
+			}
+		}
 		var b bytes.Buffer
 		enc := json.NewEncoder(&b)
 		enc.SetEscapeHTML(false)
@@ -186,6 +194,30 @@ func notText(v reflect.Value, name string, depth int) (where string, bad bool) {
 		}
 	}
 	return "", false
+}
+
+// holdsDuration reports whether a time.Duration is among arguments that are
+// given as maps and slices. In those of a struct its author has chosen the form.
+func holdsDuration(x any) bool {
+	switch x := x.(type) {
+	case time.Duration:
+		return true
+	case map[string]any:
+		for _, v := range x {
+			if holdsDuration(v) {
+				return true
+			}
+		}
+	case []any:
+		return slices.ContainsFunc(x, holdsDuration)
+	case []map[string]any:
+		for _, v := range x {
+			if holdsDuration(v) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // decode stores JSON text of the hub in *ptr. Tokens that encoding/json does

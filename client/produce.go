@@ -177,7 +177,9 @@ func (p *Producer) Publish(ctx context.Context, event any) error {
 		p.movedLocked()
 		return true
 	})
-	if closed {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if closed || err != nil && p.closed && ctx.Err() == nil {
 		err = errProducerClosed
 	}
 	return err
