@@ -176,6 +176,7 @@ type sender struct {
 	ended   bool
 	more    chan struct{} // holds one
 	done    chan struct{} // closed when all is sent
+	unread  bool          // nobody took what was sent last; used by run only
 }
 
 // maxTyped bounds what waits to be sent: more than anybody types, enough for what is pasted.
@@ -239,8 +240,12 @@ func (s *sender) run(ctx context.Context, c *client.Client) {
 			}
 		}
 		limited, cancel := context.WithTimeout(ctx, sendLimit)
-		err := c.Input(limited, s.t.session, text)
+		delivered, err := sendInput(limited, c, s.t.session, text)
 		cancel()
+		if err == nil && !delivered && !s.unread {
+			s.t.screen.notice("%s", nobodyReads(s.t.session))
+		}
+		s.unread = err == nil && !delivered
 		if err != nil && ctx.Err() == nil {
 			s.t.screen.notice("input was not taken: %s", messageOf(err))
 		}

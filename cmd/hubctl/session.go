@@ -30,7 +30,7 @@ service session is one: "hubctl session info NAME".`,
 			return usageError{fmt.Sprintf("unknown command %q of \"hubctl session\"", args[0]), `"hubctl session --help" lists the commands`}
 		},
 	}
-	cmd.AddCommand(newSessionList(a), newSessionLogs(a), newSessionWait(a), newSessionKill(a), newSessionRemove(a))
+	cmd.AddCommand(newSessionList(a), newSessionLogs(a), newSessionSend(a), newSessionWait(a), newSessionKill(a), newSessionRemove(a))
 	return cmd
 }
 

@@ -165,6 +165,28 @@ func TestKillReachesTheProducer(t *testing.T) {
 	})
 }
 
+// Who types into a session without a producer is told that nobody reads it; the
+// text is published all the same.
+func TestTypingIntoASessionWithoutProducer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, table := hubLike(t, Options{Default: "demo"})
+		c, owner := dial(t, table), dial(t, table)
+		c.want("session.send", `{"session":"demo","text":"hello"}`, `{"ok":true,"delivered":false}`)
+		text, _ := c.call("session.history", `{"session":"demo"}`)
+		if !strings.Contains(text, `"text":"hello"`) {
+			t.Errorf("history: %s", text)
+		}
+		owner.want("session.open", `{"name":"c"}`, `{"session":"c","seq":0}`)
+		c.want("session.send", `{"session":"c","text":"x"}`, `{"ok":true}`)
+		closeLink(owner.link)
+		c.want("session.send", `{"session":"c","text":"x"}`, `{"ok":true,"delivered":false}`)
+		admin := dial(t, table)
+		admin.start("session.input", `{"session":"demo"}`)
+		synctest.Wait()
+		c.want("session.send", `{"session":"demo","text":"x"}`, `{"ok":true}`)
+	})
+}
+
 // Who waits for the end of a session is not told that by a hub that stops.
 func TestWaitOverARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

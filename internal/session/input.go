@@ -151,15 +151,22 @@ func (l *inputLine) endLocked() []*Inputs {
 // one. An owner that does not take its input makes it CodeOverloaded, and then
 // nothing is published.
 func (s *Session) Input(clientID string, text rpc.Value) error {
+	_, err := s.Type(clientID, text)
+	return err
+}
+
+// Type is Input that also says whether there is anybody to read it: the owner,
+// or who reads in its place.
+func (s *Session) Type(clientID string, text rpc.Value) (delivered bool, err error) {
 	literal, err := text.AppendJSON(nil, rpc.Form{})
 	if err != nil || len(literal) == 0 || literal[0] != '"' {
-		return rpc.Errorf(rpc.CodeInvalidParams, "input is a string")
+		return false, rpc.Errorf(rpc.CodeInvalidParams, "input is a string")
 	}
 	if len(literal) > MaxInput {
-		return rpc.Errorf(rpc.CodeTooLarge, "one input has at most %d bytes", MaxInput)
+		return false, rpc.Errorf(rpc.CodeTooLarge, "one input has at most %d bytes", MaxInput)
 	}
 	if len(literal) == 2 {
-		return nil // nothing was typed
+		return true, nil // nothing was typed
 	}
 	body := append(make([]byte, 0, len(literal)+64), `{"type":"input","text":`...)
 	body = append(body, literal...)
@@ -167,28 +174,29 @@ func (s *Session) Input(clientID string, text rpc.Value) error {
 	body = append(rpc.AppendString(body, rpc.CleanText(clientID, 256), false), '}')
 	item, err := rpc.Parse(body)
 	if err != nil {
-		return rpc.Errorf(rpc.CodeInvalidParams, "input is a string")
+		return false, rpc.Errorf(rpc.CodeInvalidParams, "input is a string")
 	}
 	d, err := draftOf(item)
 	if err != nil {
-		return err
+		return false, err
 	}
 	s.mu.Lock()
 	switch {
 	case s.closed:
 		s.mu.Unlock()
-		return errClosed
+		return false, errClosed
 	case s.owner != nil && s.input.full(len(body)+64):
 		s.mu.Unlock()
-		return rpc.Errorf(rpc.CodeOverloaded, "the program behind session %s does not take its input", s.name)
+		return false, rpc.Errorf(rpc.CodeOverloaded, "the program behind session %s does not take its input", s.name)
 	}
+	delivered = s.owner != nil || len(s.input.readers) > 0
 	e, _ := s.appendLocked(&d)
 	s.input.deliverLocked(inputItem{value: item, kind: typed, at: time.Now()}, s.owner != nil || s.linger != nil)
 	s.weighLocked()
 	s.mu.Unlock()
 	s.published(e, 0)
 	s.registry.opts.Observer.Input(s)
-	return nil
+	return delivered, nil
 }
 
 // Inputs opens the owner's end of the input line. link is the connection that

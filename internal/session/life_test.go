@@ -77,6 +77,26 @@ func TestNumberedEventsArePublishedOnce(t *testing.T) {
 	expect(t, drain(t, f), outputs(4, 4))
 }
 
+// Two producers of one connection count their own events from 1: the numbers of
+// one mean nothing to the other, so there is only one.
+func TestOneProducerOfASessionPerConnection(t *testing.T) {
+	r := New(Options{})
+	link := rpc.NewLink(nil)
+	s := producing(t, r, link, OpenOptions{})
+	numbered(t, s, Numbered{N: 1, Link: link})
+	if _, err := r.Open("work", OpenOptions{Owner: link, Producer: "other"}); !errors.Is(err, &rpc.Error{Code: rpc.CodeConflict}) {
+		t.Errorf("another producer of the same connection: %v", err)
+	}
+	if got := s.Life().Taken; got != 1 {
+		t.Errorf("%d events were taken", got)
+	}
+	producing(t, r, link, OpenOptions{}) // the same one may say it again
+	if _, err := r.Open("work", OpenOptions{Owner: link, Title: "T"}); err != nil {
+		t.Errorf("a new title: %v", err)
+	}
+	numbered(t, s, Numbered{N: 2, Link: link})
+}
+
 func TestLifeIsSaved(t *testing.T) {
 	r := New(Options{})
 	link := rpc.NewLink(nil)

@@ -13,6 +13,10 @@ import (
 // ok is what methods without a result of their own answer.
 var ok = rpc.RawString(`{"ok":true}`)
 
+// unread is what session.send answers when the session has no producer: the
+// text is published, and nobody takes it.
+var unread = rpc.RawString(`{"ok":true,"delivered":false}`)
+
 // ServiceDoc documents the service for rpc.Table.Describe.
 const ServiceDoc = "Named event streams with replay, followers and an input line to their owner."
 
@@ -41,7 +45,7 @@ func (r *Registry) Methods() []*rpc.Method {
 		rpc.HandleStream("session.follow", r.follow, object, rpc.Needs(rpc.ScopeRead), rpc.Endless(), rpc.Within(-1), rpc.NeverSlow(), rpc.Doc(
 			"Stream the events of a session: a replay, then what is published, with a gap event where a slow follower lost some. Ends when the session closes.")),
 		rpc.Handle("session.send", r.send, object, rpc.In(rpc.Inline), rpc.Doc(
-			"Type text into a session: it is published as an event of type input and handed to the owner.")),
+			"Type text into a session: it is published as an event of type input and handed to the owner. Without an owner the answer has delivered: false.")),
 		rpc.Handle("session.resize", r.resize, object, rpc.In(rpc.Inline), rpc.Doc(
 			"Tell the owner of a session the size of the window.")),
 		rpc.HandleStream("session.input", r.input, object, rpc.Needs(rpc.ScopeProvide), rpc.Endless(), rpc.Within(-1), rpc.NeverSlow(), rpc.Doc(
@@ -379,8 +383,12 @@ func (r *Registry) send(ctx context.Context, in sendParams) (rpc.Value, error) {
 	if in.ClientID == "" {
 		in.ClientID = s.clientOf(ctx)
 	}
-	if err := s.Input(in.ClientID, in.Text); err != nil {
+	delivered, err := s.Type(in.ClientID, in.Text)
+	switch {
+	case err != nil:
 		return rpc.Value{}, err
+	case !delivered:
+		return unread, nil
 	}
 	return ok, nil
 }

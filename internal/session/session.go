@@ -324,6 +324,10 @@ func (s *Session) adopt(opts OpenOptions) error {
 		s.mu.Unlock()
 		return errOfHub(s.name)
 	}
+	if s.owner != nil && opts.Owner != nil && s.owner.link == opts.Owner && opts.Producer != "" && s.producer != "" && s.producer != opts.Producer {
+		s.mu.Unlock()
+		return rpc.Errorf(rpc.CodeConflict, "session %s belongs to another producer of this connection", s.name)
+	}
 	if s.owner != nil && opts.Owner != nil && s.owner.link != opts.Owner && (opts.Producer == "" || s.producer != opts.Producer) {
 		s.mu.Unlock()
 		return rpc.Errorf(rpc.CodeConflict, "session %s belongs to another connection", s.name)
