@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hubd-dev/hubd/client"
+	"github.com/hubd-dev/hubd/internal/address"
 	"github.com/hubd-dev/hubd/internal/build"
 )
 
@@ -89,14 +90,14 @@ func (a *app) examine(ctx context.Context) (findings []finding) {
 	}
 	add(finding{Name: "address", Level: levelOK, Detail: addr.String()})
 	if addr.Network == "unix" && !add(checkSocket(ctx, addr.Path)) {
-		add(checkUnit(ctx))
+		add(checkUnit(ctx, addr))
 		return findings
 	}
 	c, err := a.dial(ctx)
 	if err != nil {
 		_, hint := explain(err)
 		add(finding{"connection", levelFail, err.Error(), hint})
-		add(checkUnit(ctx))
+		add(checkUnit(ctx, addr))
 		return findings
 	}
 	began := time.Now()
@@ -107,7 +108,8 @@ func (a *app) examine(ctx context.Context) (findings []finding) {
 	}
 	add(finding{Name: "connection", Level: levelOK, Detail: fmt.Sprintf("answers in %s", time.Since(began).Round(time.Microsecond))})
 	add(a.checkVersion(c))
-	unit := checkUnit(ctx)
+	add(a.checkAccess(ctx, c))
+	unit := checkUnit(ctx, addr)
 	if unit.Level == levelFail { // the hub that answers is another one
 		unit.Level = levelWarn
 	}
@@ -139,7 +141,10 @@ func checkSocket(ctx context.Context, path string) finding {
 		if _, err := os.Stat(filepath.Dir(path)); errors.Is(err, fs.ErrPermission) {
 			return finding{"socket", levelFail, "the folder of " + path + " is closed to this user", permissionFix(path)}
 		}
-		return finding{"socket", levelFail, path + " does not exist", `start the hub: "hubd", or "systemctl start hubd.socket"`}
+		if inode, ok := listensAt(path); ok {
+			return orphaned(path, inode)
+		}
+		return finding{"socket", levelFail, path + " does not exist", startFix(path)}
 	case errors.Is(err, fs.ErrPermission):
 		return finding{"socket", levelFail, path + " cannot be looked at by this user", permissionFix(path)}
 	case err != nil:
@@ -162,6 +167,51 @@ func checkSocket(ctx context.Context, path string) finding {
 			"take a group instead: --listen 'unix://" + path + "?mode=0660&group=hubd'"}
 	}
 	return finding{Name: "socket", Level: levelOK, Detail: fmt.Sprintf("mode %04o", st.Mode().Perm())}
+}
+
+// startFix says how a hub comes to listen at path.
+func startFix(path string) string {
+	switch unitScope(client.Address{Network: "unix", Path: path}) {
+	case "--system":
+		return `start the hub: "systemctl start hubd.socket", or "hubd" for one of this user`
+	case "--user":
+		return `start the hub: "hubd", or "systemctl --user start hubd.socket"`
+	}
+	return "start the hub: hubd --listen " + client.Address{Network: "unix", Path: path}.String()
+}
+
+// listensAt reports whether a socket that was made at path still listens,
+// though its file may be gone, and returns its inode.
+func listensAt(path string) (inode string, ok bool) {
+	text, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return "", false
+	}
+	// Num RefCount Protocol Flags Type St Inode Path; bit 16 of the flags: it listens
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) >= 8 && f[3] == "00010000" && strings.HasSuffix(strings.TrimSuffix(line, "\n"), " "+path) {
+			return f[6], true
+		}
+	}
+	return "", false
+}
+
+// orphaned is the finding of a socket whose file was removed while its hub runs.
+func orphaned(path, inode string) finding {
+	who, end := "a process", "end that process"
+	links, _ := filepath.Glob("/proc/[0-9]*/fd/*") // of others they cannot be read
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && to == "socket:["+inode+"]" {
+			if pid := strings.Split(link, "/")[2]; pid != "1" { // systemd holds those of its units
+				who, end = "process "+pid, "kill "+pid
+			}
+		}
+	}
+	fix := end + ", then start the hub again"
+	if of := unitScope(client.Address{Network: "unix", Path: path}); of != "" && who == "a process" {
+		fix = "systemctl " + of + " restart hubd.socket hubd.service"
+	}
+	return finding{"socket", levelFail, "the file " + path + " was removed, but " + who + " still listens there: nobody can connect", fix}
 }
 
 // permissionFix says how this user gets to a socket that it may not use: by the
@@ -230,6 +280,23 @@ func userName() string {
 	return strconv.Itoa(os.Geteuid())
 }
 
+// checkAccess says who the hub takes this user for, and warns where it asks nobody.
+func (a *app) checkAccess(ctx context.Context, c *client.Client) finding {
+	var i identity
+	if err := c.Call(ctx, "hub.whoami", nil, &i); err != nil {
+		return finding{"caller", levelWarn, err.Error(), "take hubctl and hubd from one release; after an update restart the hub"}
+	}
+	scopes := strings.Join(i.Scopes, ",")
+	switch {
+	case scopes == "":
+		return finding{"caller", levelWarn, i.who(), "put the token into the variable HUBD_TOKEN"}
+	case i.By == "nobody" && scopes != "read":
+		return finding{"caller", levelWarn, "every user who reaches " + i.Listener + " may do this: " + scopes + " (auth=none)",
+			"take auth=token, or auth=uid with peers; scopes=read leaves only reading"}
+	}
+	return finding{Name: "caller", Level: levelOK, Detail: i.who() + ", scopes " + scopes}
+}
+
 // checkVersion compares this program with the hub.
 func (a *app) checkVersion(c *client.Client) finding {
 	software := oneLine(c.Server().Software)
@@ -258,19 +325,33 @@ func checkSkew(hub, asked, answered time.Time) finding {
 	return finding{Name: "clocks", Level: levelOK, Detail: "agree"}
 }
 
-// checkUnit asks systemd, where it runs, for the state of the units.
-func checkUnit(ctx context.Context) finding {
+// unitScope says which systemd the units of the hub at addr belong to, "" when
+// no unit is meant to listen there: the socket of another place is somebody's own.
+func unitScope(addr client.Address) string {
+	switch {
+	case addr.Network != "unix":
+		return ""
+	case addr.Path == address.System:
+		return "--system"
+	case os.Geteuid() != 0 && addr.Path == filepath.Join(address.RuntimeDir(), "hubd", "hub.sock"):
+		return "--user"
+	}
+	return ""
+}
+
+// checkUnit asks systemd, where it runs, for the state of the units that the
+// hub at addr would be of.
+func checkUnit(ctx context.Context, addr client.Address) finding {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
 		return finding{Name: "unit", Level: levelOK, Detail: "systemd does not run here"}
 	}
-	scope := []string{"--system"}
-	if os.Geteuid() != 0 {
-		if exec.CommandContext(ctx, "systemctl", "--user", "cat", "hubd.service").Run() == nil {
-			scope = []string{"--user"}
-		}
+	of := unitScope(addr)
+	if of == "" {
+		return finding{Name: "unit", Level: levelOK, Detail: "no unit of systemd listens at this address"}
 	}
+	scope := []string{of}
 	show := func(unit, property string) string {
 		out, err := exec.CommandContext(ctx, "systemctl", append(scope, "show", "--value", "-p", property, unit)...).Output()
 		if err != nil {

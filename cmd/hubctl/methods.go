@@ -32,15 +32,19 @@ type methodInfo struct {
 	StreamOut bool            `json:"stream_out"`
 	Scope     string          `json:"scope"`
 	Provider  string          `json:"provider"`
+	Legacy    bool            `json:"legacy"`
 	Names     json.RawMessage `json:"names"`
 	Deadline  *float64        `json:"deadline"`
 	Slow      *float64        `json:"slow"`
 }
 
 func newMethods(a *app) *cobra.Command {
-	return &cobra.Command{
+	everything := false
+	cmd := &cobra.Command{
 		Use:   "methods [SERVICE]",
 		Short: "List the methods that can be called",
+		Long: `List the methods that can be called. Those that are there for clients of another
+program only, such as state.get_hub_work_text, are listed with --all.`,
 		Example: `  hubctl methods
   hubctl methods demo
   hubctl methods -o json | jq -r '.[].name'`,
@@ -63,6 +67,11 @@ func newMethods(a *app) *cobra.Command {
 			if err := json.Unmarshal(text, &list); err != nil {
 				return fmt.Errorf("the hub's list of methods is of another form: %w", err)
 			}
+			if !everything {
+				if list, text, err = withoutLegacy(list, text); err != nil {
+					return err
+				}
+			}
 			if len(args) == 1 && len(list) == 0 {
 				var all []methodInfo
 				if err := c.Call(cmd.Context(), "hub.methods", nil, &all); err != nil {
@@ -80,6 +89,26 @@ func newMethods(a *app) *cobra.Command {
 			return err
 		},
 	}
+	cmd.Flags().BoolVarP(&everything, "all", "a", false, "list also what is there for clients of another program only")
+	return cmd
+}
+
+// withoutLegacy takes the methods out of a list and its text that are there for
+// clients of another program.
+func withoutLegacy(list []methodInfo, text json.RawMessage) ([]methodInfo, json.RawMessage, error) {
+	var rows []json.RawMessage
+	if err := json.Unmarshal(text, &rows); err != nil {
+		return nil, nil, err
+	}
+	kept := make([]methodInfo, 0, len(list))
+	keptRows := make([]json.RawMessage, 0, len(rows))
+	for i, m := range list {
+		if !m.Legacy {
+			kept, keptRows = append(kept, m), append(keptRows, rows[i])
+		}
+	}
+	text, err := json.Marshal(keptRows)
+	return kept, text, err
 }
 
 // methodsTable has one line per method. On a terminal of that width (0: none)

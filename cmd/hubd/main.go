@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
@@ -66,6 +67,9 @@ func runCommand(args []string, stdout *output.Writer, stderr io.Writer) int {
 		return hub.ExitUsage
 	case command.help:
 		usage(stdout, command.flags)
+		return hub.ExitOK
+	case command.helpLimits:
+		usageLimits(stdout, command.flags)
 		return hub.ExitOK
 	case command.version:
 		fmt.Fprintln(stdout, build.Line("hubd"))
@@ -201,6 +205,7 @@ type command struct {
 	flags         *pflag.FlagSet
 	source        hub.Source
 	help, version bool
+	helpLimits    bool
 }
 
 func parse(args []string) (*command, error) {
@@ -214,12 +219,14 @@ func parse(args []string) (*command, error) {
 		v := &value{key: k}
 		values[k.Name] = v
 		f := c.flags.VarPF(v, k.Flag(), "", k.Doc)
+		f.Hidden = strings.HasPrefix(k.Name, "limits.") // --help-limits lists them
 		if k.Bool {
 			f.NoOptDefVal = "true"
 		}
 	}
 	c.flags.BoolVar(&c.version, "version", false, "print the version and end")
 	c.flags.BoolVarP(&c.help, "help", "h", false, "print this text and end")
+	c.flags.BoolVar(&c.helpLimits, "help-limits", false, "list the flags for limits and end")
 	if err := c.flags.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
 			c.help = true

@@ -30,6 +30,8 @@ Flags:
 `
 
 const usageTail = `
+--help-limits lists the flags for limits, such as --limits-calls.
+
 Each flag is also a variable (--log-level is HUBD_LOG_LEVEL, lists are separated
 by blanks) and a key of the YAML file (log: {level: ...}). Flags win over
 variables, variables over files. "hubd config print --defaults" prints a file
@@ -44,6 +46,20 @@ running, 4 state damaged or of a newer format, 5 state folder not usable.
 
 func usage(w io.Writer, flags *pflag.FlagSet) {
 	fmt.Fprint(w, usageHead, flags.FlagUsagesWrapped(100), usageTail)
+}
+
+// usageLimits lists the flags that usage leaves out.
+func usageLimits(w io.Writer, flags *pflag.FlagSet) {
+	limits := pflag.NewFlagSet("limits", pflag.ContinueOnError)
+	limits.SortFlags = false
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Hidden {
+			shown := *f
+			shown.Hidden = false
+			limits.AddFlag(&shown)
+		}
+	})
+	fmt.Fprint(w, "Flags for limits. hubd config print --defaults shows the defaults.\n\n", limits.FlagUsagesWrapped(100))
 }
 
 // greet tells a person how to talk to the hub that just became ready.

@@ -6,6 +6,7 @@ import (
 	"os"
 	runtimemetrics "runtime/metrics"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,14 +43,49 @@ const (
 	fewDescriptors = 4096
 )
 
-func (h *hub) diagnose(context.Context, struct{}) (diagnosis, error) {
-	return diagnosis{
-		Now: time.Now().UTC().Format(time.RFC3339Nano),
-		Findings: []finding{
-			h.checkPhase(), h.checkStore(), h.checkDisk(), h.checkClock(), h.checkDescriptors(), h.checkConnections(),
-			h.checkMemory(), h.checkConfig(), h.checkListeners(), h.checkTrouble(),
-		},
-	}, nil
+func (h *hub) diagnose(ctx context.Context, _ struct{}) (diagnosis, error) {
+	findings := []finding{
+		h.checkPhase(), h.checkStore(), h.checkDisk(), h.checkClock(), h.checkDescriptors(), h.checkConnections(),
+		h.checkMemory(), h.checkConfig(), h.checkListeners(), h.checkAccess(), h.checkTrouble(),
+	}
+	return diagnosis{Now: time.Now().UTC().Format(time.RFC3339Nano), Findings: append(findings, h.checkRemotes(ctx)...)}, nil
+}
+
+// checkAccess names the listeners that let strangers do more than read.
+func (h *hub) checkAccess() finding {
+	var open []string
+	for _, l := range h.listening() {
+		a := l.addr
+		if a.network == "tcp" && a.auth == authNone && !l.metrics && a.scopes != rpc.ScopeRead {
+			open = append(open, a.String())
+		}
+	}
+	if len(open) == 0 {
+		return finding{Name: "access", Level: levelOK, Detail: "every listener asks who comes"}
+	}
+	return finding{"access", levelWarn, "every user who reaches " + strings.Join(open, " ") + " may read and change the state and call methods (auth=none)",
+		"take auth=token, or auth=uid with peers; scopes=read leaves only reading"}
+}
+
+// checkRemotes says which far services cannot be reached, and why.
+func (h *hub) checkRemotes(ctx context.Context) []finding {
+	ctx, cancel := context.WithTimeout(ctx, learnWait)
+	defer cancel()
+	findings := make([]finding, len(h.remotes))
+	var asking sync.WaitGroup
+	for i, r := range h.remotes {
+		asking.Go(func() {
+			name := "remote " + r.Alias()
+			if err := r.Check(ctx); err != nil {
+				findings[i] = finding{name, levelWarn, "cannot be reached: " + rpc.CleanText(reasonOf(err).Error(), 200),
+					"start the server that remote names, or correct its address in the configuration"}
+				return
+			}
+			findings[i] = finding{Name: name, Level: levelOK, Detail: "answers"}
+		})
+	}
+	asking.Wait()
+	return findings
 }
 
 func (h *hub) checkPhase() finding {

@@ -150,6 +150,7 @@ type methodInfo struct {
 	Doc       string      `json:"doc"`
 	Params    []paramInfo `json:"params"`
 	Result    string      `json:"result"`
+	Legacy    bool        `json:"legacy,omitempty"` // for clients of another program
 	StreamIn  bool        `json:"stream_in"`
 	StreamOut bool        `json:"stream_out"`
 	Scope     string      `json:"scope"`
@@ -160,7 +161,7 @@ func describe(m *rpc.Method) methodInfo {
 	service, _ := rpc.ServiceOf(m.Name)
 	d := methodInfo{
 		Name: m.Name, Service: service, Doc: m.Doc, Params: []paramInfo{}, Result: m.Result.String(),
-		StreamIn: m.StreamIn(), StreamOut: m.StreamOut, Scope: m.Scope.String(), Provider: m.Provider,
+		StreamIn: m.StreamIn(), StreamOut: m.StreamOut, Scope: m.Scope.String(), Provider: m.Provider, Legacy: m.Legacy,
 	}
 	for _, p := range m.Params {
 		info := paramInfo{

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
 	"github.com/hubd-dev/hubd/internal/rpc/frame"
@@ -140,11 +139,8 @@ func (h *hub) hand(c *conn, p rpc.Protocol) {
 	c.speaks(p)
 	h.metrics.accepted(p, c.listener.transport())
 	log := h.log.With(zap.Uint64("conn", c.id), zap.String("protocol", string(p)), byPeer(c))
-	level := zapcore.InfoLevel
-	if c.peer.Load().PID == os.Getpid() {
-		level = zapcore.DebugLevel // the watchdog
-	}
-	log.Log(level, "connection", zap.Stringer("listener", c.listener), zap.String("peer", c.peerName()))
+	where := []zap.Field{zap.Stringer("listener", c.listener), zap.String("peer", c.peerName())}
+	log.Debug("connection", where...) // each call of hubctl is one
 	if h.monitors.any.Load() {
 		h.monitors.tell(monitorEvent{Event: sawConnection, Conn: c.id, Protocol: string(p), Peer: c.peerName()})
 	}
@@ -158,9 +154,9 @@ func (h *hub) hand(c *conn, p rpc.Protocol) {
 	}
 	switch {
 	case err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, context.Canceled):
-		log.Log(level, "connection ended")
+		log.Debug("connection ended")
 	default:
-		log.Log(level, "connection ended", zap.NamedError("reason", err))
+		log.Info("connection ended", append(where, zap.Duration("after", time.Since(c.since)), zap.NamedError("reason", err))...)
 	}
 }
 

@@ -29,6 +29,10 @@ func Open() Option { return func(m *Method) { m.Open = true } }
 // must cover them as well, so that a narrow token has no way around them.
 func Also(methods ...string) Option { return func(m *Method) { m.Also = methods } }
 
+// Legacy says that the method is there for clients of another program, and
+// nothing that people need to see.
+func Legacy() Option { return func(m *Method) { m.Legacy = true } }
+
 // Within sets the deadline of a call that names none itself; negative is none.
 func Within(d time.Duration) Option { return func(m *Method) { m.Deadline = d } }
 

@@ -85,6 +85,7 @@ type Method struct {
 	Also      []string // names of further methods that the patterns of a token must cover: what it does is theirs
 	Open      bool     // peers that have yet to authenticate may call it, too
 	Run       Mode
+	Legacy    bool   // for clients of another program: lists for people leave it out
 	Lenient   bool   // unknown argument names are ignored
 	Provider  string // who offers it; "" for the hub itself
 	Metric    any    // the observer's own handle, set at registration

@@ -90,10 +90,10 @@ func Methods(hub Hub) []*rpc.Method {
 	s := &service{hub}
 	// They do the work of methods of the hub: patterns of tokens must cover those as well.
 	read := func(doc string, also ...string) []rpc.Option {
-		return []rpc.Option{rpc.Lenient(), rpc.Needs(rpc.ScopeRead), rpc.Doc(doc), rpc.Also(also...)}
+		return []rpc.Option{rpc.Lenient(), rpc.Legacy(), rpc.Needs(rpc.ScopeRead), rpc.Doc(doc), rpc.Also(also...)}
 	}
 	write := func(doc string, also ...string) []rpc.Option {
-		return []rpc.Option{rpc.Lenient(), rpc.Doc(doc), rpc.Also(also...)}
+		return []rpc.Option{rpc.Lenient(), rpc.Legacy(), rpc.Doc(doc), rpc.Also(also...)}
 	}
 	return []*rpc.Method{
 		rpc.Handle("state.get_system_info", s.systemInfo, read("Describe the daemon's process and machine, as kollabor clients expect it.", "hub.info")...),

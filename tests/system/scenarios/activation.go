@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -34,11 +35,16 @@ func activation(m *machine) {
 
 	// The journal has the fields of an entry, and not only its text.
 	m.systemctl("reload", "hubd")
+	bad, err := net.Dial("unix", socket)
+	m.must(err)
+	_, err = bad.Write([]byte("{no frame\n"))
+	m.must(err)
 	var entry map[string]any
 	m.until("the journal has an entry with fields", func() bool {
-		out := m.run("journalctl", "-u", "hubd", "-o", "json", "--no-pager", "HUBD_LISTENER=unix://"+socket, "-n1")
+		out := m.run("journalctl", "-u", "hubd", "-o", "json", "--no-pager", "HUBD_PROTOCOL=kollabor", "-n1")
 		return json.Unmarshal([]byte(out), &entry) == nil
 	})
+	bad.Close()
 	for name, want := range map[string]string{"PRIORITY": "6", "SYSLOG_IDENTIFIER": "hubd", "_SYSTEMD_UNIT": "hubd.service", "HUBD_PROTOCOL": "kollabor"} {
 		m.expect("journal field "+name, fmt.Sprint(entry[name]), want)
 	}
