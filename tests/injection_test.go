@@ -128,6 +128,10 @@ func TestAttachShowsTextAndPassesOutputOfPrograms(t *testing.T) {
 
 	// Who does not own the session cannot make bytes for the terminal of them.
 	_, _, _ = d.hubctl("run", "-s", "job", "--", "sh", "-c", "printf '\\033[1mbold\\033[0m\\n'; exec sleep 600")
+	eventually(t, "the session is open", func() bool {
+		_, _, code := d.run("", "hubctl", "call", "session.info", "session=job")
+		return code == 0
+	})
 	job := onTerminal(t, d, 80, 24, "attach", "job")
 	job.sees("bold")
 	if !strings.Contains(job.wrote(), "\x1b[1mbold") {

@@ -71,8 +71,8 @@ func TestRunPassesTheStatusOn(t *testing.T) {
 				t.Errorf("%v, detached %v: code %d, wrote %q and %q; want %d, %q and %q", c.args, detach, code, out, talk, want, wantOut, c.talk)
 			}
 			eventually(t, "the session ends with its program", func() bool {
-				_, _, code := d.run("", "hubctl", "call", "session.info", "session=job")
-				return code != 0
+				out, _, code := d.run("", "hubctl", "call", "session.info", "session=job", "-o", "jsonl")
+				return code != 0 || strings.Contains(out, `"ended":`)
 			})
 		}
 	}
