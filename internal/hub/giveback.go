@@ -12,7 +12,7 @@ import (
 // as much again has been allocated. So it is made to run then, and what it frees
 // goes back to the system. A hub that is busy collects by itself.
 const (
-	giveBackEvery = 15 * time.Second
+	giveBackEvery = 4 * time.Second // a hub is quiet after one to two of them
 	giveBackFrom  = 32 << 20 // bytes above what was left after the last time
 )
 

@@ -3,6 +3,7 @@ package hub
 import (
 	"errors"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -53,6 +54,9 @@ type metrics struct {
 	reloads         *prometheus.CounterVec
 	configGood      prometheus.Gauge
 
+	mu     sync.Mutex               // guards owners, and the making of series of methods
+	owners map[string]*methodSeries // of the methods that are in the table, by name
+
 	other     *methodSeries  // of names that are not in the table
 	protocols []rpc.Protocol // that have series from the start
 }
@@ -91,7 +95,7 @@ var durationBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 
 
 // newMetrics makes the registry. protocols are those that are spoken.
 func newMetrics(version string, protocols []rpc.Protocol) *metrics {
-	m := &metrics{registry: prometheus.NewRegistry(), protocols: protocols}
+	m := &metrics{registry: prometheus.NewRegistry(), protocols: protocols, owners: map[string]*methodSeries{}}
 	m.registry.MustRegister(
 		collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsScheduler)),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -207,6 +211,7 @@ func (m *metrics) accepted(p rpc.Protocol, transport string) {
 type methodSeries struct {
 	metrics  *metrics
 	name     string
+	gone     atomic.Bool // the method is no longer in the table
 	slow     prometheus.Counter
 	calls    [5][16]atomic.Pointer[prometheus.Counter]
 	duration [5]atomic.Pointer[prometheus.Observer]
@@ -216,16 +221,31 @@ type methodSeries struct {
 func (m *metrics) added(method *rpc.Method) { method.Metric = m.series(method.Name) }
 
 // removed takes the series of a method away that is no longer in the table:
-// what clients provide must not pile up.
+// what clients provide must not pile up. What its calls that still run come to
+// counts as other.
 func (m *metrics) removed(method *rpc.Method) {
-	labels := prometheus.Labels{"method": method.Name}
+	s, ok := method.Metric.(*methodSeries)
+	if !ok {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.gone.Store(true)
+	if m.owners[s.name] != s { // a new one has the name already
+		return
+	}
+	delete(m.owners, s.name)
+	labels := prometheus.Labels{"method": s.name}
 	m.calls.DeletePartialMatch(labels)
 	m.duration.DeletePartialMatch(labels)
 	m.slow.DeletePartialMatch(labels)
 }
 
 func (m *metrics) series(name string) *methodSeries {
+	m.mu.Lock()
 	s := &methodSeries{metrics: m, name: name, slow: m.slow.WithLabelValues(name)}
+	m.owners[name] = s
+	m.mu.Unlock()
 	for _, p := range m.protocols {
 		s.counter(p, rpc.CodeOK)
 		s.observer(p)
@@ -236,7 +256,7 @@ func (m *metrics) series(name string) *methodSeries {
 // seriesOf returns the series of the method of c, or the shared ones.
 func (m *metrics) seriesOf(c *rpc.Call) *methodSeries {
 	if c.Method != nil {
-		if s, ok := c.Method.Metric.(*methodSeries); ok {
+		if s, ok := c.Method.Metric.(*methodSeries); ok && !s.gone.Load() {
 			return s
 		}
 	}
@@ -248,6 +268,12 @@ func (s *methodSeries) counter(p rpc.Protocol, code rpc.Code) prometheus.Counter
 	if c := slot.Load(); c != nil {
 		return *c
 	}
+	s.metrics.mu.Lock()
+	if s.gone.Load() {
+		s.metrics.mu.Unlock()
+		return s.metrics.other.counter(p, code)
+	}
+	defer s.metrics.mu.Unlock()
 	c := s.metrics.calls.WithLabelValues(string(p), s.name, string(code))
 	slot.Store(&c)
 	return c
@@ -258,6 +284,12 @@ func (s *methodSeries) observer(p rpc.Protocol) prometheus.Observer {
 	if o := slot.Load(); o != nil {
 		return *o
 	}
+	s.metrics.mu.Lock()
+	if s.gone.Load() {
+		s.metrics.mu.Unlock()
+		return s.metrics.other.observer(p)
+	}
+	defer s.metrics.mu.Unlock()
 	o := s.metrics.duration.WithLabelValues(string(p), s.name)
 	slot.Store(&o)
 	return o
