@@ -13,7 +13,7 @@ import (
 // goes back to the system. A hub that is busy collects by itself.
 const (
 	giveBackEvery = 4 * time.Second // a hub is quiet after one to two of them
-	giveBackFrom  = 32 << 20 // bytes above what was left after the last time
+	giveBackFrom  = 32 << 20        // bytes above what was left after the last time
 )
 
 // thrift decides when to collect.

@@ -1,6 +1,9 @@
 package hub
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // Collecting is due in a quiet hub that holds much more than before, once.
 func TestThrift(t *testing.T) {
@@ -35,5 +38,23 @@ func TestThrift(t *testing.T) {
 		if got := g.due(step.inUse, step.cycles); got != step.due {
 			t.Errorf("afterwards, step %d: %t", i, got)
 		}
+	}
+}
+
+// What a burst took is given back within ten seconds of quiet: the hub looks
+// twice in that time, and the second look finds it quiet.
+func TestMemoryIsGivenBackWithinTenSeconds(t *testing.T) {
+	const MiB = 1 << 20
+	var g thrift
+	g.collected(76*MiB, 5)
+	waited := time.Duration(0)
+	for quiet := false; !quiet; waited += giveBackEvery {
+		if waited > time.Minute {
+			t.Fatal("never")
+		}
+		quiet = g.due(283*MiB, 40) // which it collected last during the burst
+	}
+	if waited > 10*time.Second {
+		t.Errorf("it takes %v", waited)
 	}
 }

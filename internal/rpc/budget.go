@@ -159,8 +159,9 @@ func (s *Share) Hold(bytes int) bool {
 var ErrNoRoom = errors.New("too much is held by unfinished frames")
 
 // ReadMessage reads r to its end into buf, or what that is grown to: one
-// message that is unfinished meanwhile.
-func (s *Share) ReadMessage(buf []byte, r io.Reader) ([]byte, error) {
+// message that is unfinished meanwhile. r gives no more than limit bytes and
+// then an error, so that one more byte of room is enough.
+func (s *Share) ReadMessage(buf []byte, r io.Reader, limit int) ([]byte, error) {
 	defer func() {
 		s.Hold(0)
 		s.End()
@@ -169,6 +170,9 @@ func (s *Share) ReadMessage(buf []byte, r io.Reader) ([]byte, error) {
 	for {
 		if len(buf) == cap(buf) {
 			size := max(512, 2*cap(buf))
+			if cap(buf) <= limit {
+				size = min(size, limit+1)
+			}
 			if !s.Hold(size) {
 				return buf, ErrNoRoom
 			}

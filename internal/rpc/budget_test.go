@@ -1,6 +1,9 @@
 package rpc
 
 import (
+	"bytes"
+	"errors"
+	"io"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -162,3 +165,31 @@ func TestWaitingForRoomIsNotLate(t *testing.T) {
 		}
 	})
 }
+
+// A message is read without more room than it may take, and a byte.
+func TestReadMessageTakesNoMoreThanTheLimit(t *testing.T) {
+	const limit = 3000
+	for _, c := range []struct {
+		buf, length int
+		over        bool
+	}{{0, limit, false}, {0, limit + 1, true}, {100, limit, false}, {2 * limit, limit, false}, {0, 0, false}, {limit + 1, limit, false}} {
+		b := &Budget{Limit: 1 << 20}
+		s := b.NewShare(func() {})
+		over := errors.New("over the limit")
+		var r io.Reader = bytes.NewReader(make([]byte, min(c.length, limit)))
+		if c.over {
+			r = io.MultiReader(r, failing{over})
+		}
+		got, err := s.ReadMessage(make([]byte, 0, c.buf), r, limit)
+		if c.over != errors.Is(err, over) || len(got) != min(c.length, limit) || cap(got) > max(c.buf, limit+1) {
+			t.Errorf("%+v: %d bytes in %d, %v", c, len(got), cap(got), err)
+		}
+		if b.Used() != 0 {
+			t.Errorf("%+v: %d bytes are held afterwards", c, b.Used())
+		}
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }

@@ -56,7 +56,7 @@ func (sv *Server) batch(w http.ResponseWriter, r *http.Request, a Admission) {
 		sv.tooLarge(w)
 		return
 	}
-	body, err := a.Share.ReadMessage(nil, http.MaxBytesReader(w, r.Body, int64(sv.conf.Limits.MaxMessage)))
+	body, err := a.Share.ReadMessage(nil, http.MaxBytesReader(w, r.Body, int64(sv.conf.Limits.MaxMessage)), sv.conf.Limits.MaxMessage)
 	if err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			sv.tooLarge(w)

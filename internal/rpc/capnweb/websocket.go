@@ -223,7 +223,7 @@ func (c *socket) readAll(conn *websocket.Conn, s *Session) error {
 		if err != nil {
 			return err
 		}
-		if buf, err = c.share.ReadMessage(buf[:0], r); err != nil {
+		if buf, err = c.share.ReadMessage(buf[:0], r, s.limits.MaxMessage); err != nil {
 			if errors.Is(err, websocket.ErrMessageTooBig) {
 				s.link.Rejected(LimitMessage)
 			}

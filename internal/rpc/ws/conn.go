@@ -42,6 +42,7 @@ type Conn struct {
 	wire  rpc.Wire
 	share *rpc.Share // of the memory of unfinished messages; may be nil
 	mask  bool       // we are the client
+	limit int        // of a message that comes
 
 	mu     sync.Mutex
 	out    *rpc.Outbox // nil during the handshake
@@ -62,7 +63,7 @@ func (c *Conn) Next(buf []byte) ([]byte, error) {
 	if err != nil {
 		return buf, err
 	}
-	return c.share.ReadMessage(buf[:0], r)
+	return c.share.ReadMessage(buf[:0], r, c.limit)
 }
 
 // Send queues one text message, which is copied.

@@ -43,7 +43,7 @@ func (c *Conn) opened(ws *websocket.Conn, opt Options) {
 	ws.SetReadLimit(int64(opt.Limit))
 	out := rpc.NewOutbox(c.wire, opt.Soft, opt.Hard)
 	c.mu.Lock()
-	c.ws, c.out = ws, out
+	c.ws, c.out, c.limit = ws, out, opt.Limit
 	c.mu.Unlock()
 }
 
