@@ -91,7 +91,7 @@ func (a *app) gather(ctx context.Context, t *tar.Writer) error {
 	for _, method := range []string{"hub.info", "hub.stats", "hub.top", "hub.peers", "hub.calls", "session.list", "state.info", "state.stats"} {
 		var result json.RawMessage
 		name := method + ".json"
-		if err := c.Call(ctx, method, nil, &result); err != nil {
+		if err := listAll(ctx, c, method, nil, &result); err != nil {
 			name, result = method+".error.txt", json.RawMessage(err.Error())
 		}
 		if err := put(name, append(result, '\n')); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -75,7 +76,7 @@ func (a *app) generate(ctx context.Context, root *cobra.Command, args []string) 
 		if completing || group != nil {
 			return nil
 		}
-		return a.noService(ask, root, words[0])
+		return a.noService(ask, root, words)
 	}
 	if group == nil && len(list) == 1 && list[0].Name == words[0] {
 		root.AddCommand(a.methodCommand(list[0], words[0]))
@@ -165,17 +166,22 @@ func (a *app) serviceMethods(ctx context.Context, service string) ([]methodInfo,
 		return nil, err
 	}
 	var list []methodInfo
-	if err := c.Call(ctx, "hub.methods", map[string]string{"service": service}, &list); err != nil {
+	err = listAll(ctx, c, "hub.methods", map[string]any{"service": service}, &list)
+	if e, ok := errors.AsType[*client.Error](err); ok && e.Kind == client.KindUnavailable { // it is about the service
+		return nil, fmt.Errorf("%s%w", e.Message, silent{e})
+	}
+	if err != nil {
 		return nil, err
 	}
 	return list, nil
 }
 
 // noService says that there is neither a command nor a service of that name.
-func (a *app) noService(ctx context.Context, root *cobra.Command, name string) error {
+func (a *app) noService(ctx context.Context, root *cobra.Command, words []string) error {
+	name := words[0]
 	known := commandNames(root)
 	var list []methodInfo
-	if a.client.Call(ctx, "hub.methods", nil, &list) == nil {
+	if listAll(ctx, a.client, "hub.methods", nil, &list) == nil {
 		for _, s := range services(list) {
 			if !slices.Contains(known, s) {
 				known = append(known, s)
@@ -188,7 +194,11 @@ func (a *app) noService(ctx context.Context, root *cobra.Command, name string) e
 	} else if strings.Contains(name, ".") {
 		hint = fmt.Sprintf("to call a method: hubctl call %s", name)
 	}
-	return usageError{fmt.Sprintf("neither hubctl nor the hub has a command %q", name), hint}
+	text := fmt.Sprintf("neither hubctl nor the hub has a command %q", name)
+	if len(words) > 1 { // a method, such as one whose provider has left
+		return hintedError{fmt.Errorf("%s%w", text, silent{client.NoMethod(name + "." + words[1])}), hint}
+	}
+	return usageError{text, hint}
 }
 
 // serviceCommand is the command of a service, without those of its methods.
@@ -255,7 +265,7 @@ func (a *app) completeTop(root *cobra.Command, args []string, toComplete string)
 // the methods of the service of that name.
 func (a *app) completeMore(group *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 	var list []methodInfo
-	if len(args) > 0 || !a.ask("hub.methods", map[string]string{"service": group.Name()}, &list) {
+	if len(args) > 0 || !a.ask("hub.methods", map[string]any{"service": group.Name()}, &list) {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var found []string

@@ -240,7 +240,7 @@ func TestLists(t *testing.T) {
 		args string
 		want []string
 	}{
-		{"methods", []string{"METHOD", "math.add(a, b) -> integer", "demo.count(n, delay=0) -> stream", "hub.methods(service?)"}},
+		{"methods", []string{"METHOD", "math.add(a, b) -> integer", "demo.count(n, delay=0) -> stream", "hub.methods(service?, after"}},
 		{"methods math -o json", []string{`"name": "math.add"`}},
 		{"describe demo.count", []string{"ARGUMENTS", "default 0", "CALLED AS", "demo_count", "hubctl call --stream demo.count n:=3"}},
 		{"describe demo.sum -o yaml", []string{"name: demo.sum", "stream_in: true"}},

@@ -59,7 +59,7 @@ program only, such as state.get_hub_work_text, are listed with --all.`,
 			if len(args) == 1 {
 				params["service"] = args[0]
 			}
-			text, err := c.CallRaw(cmd.Context(), "hub.methods", params)
+			text, err := callAll(cmd.Context(), c, "hub.methods", params)
 			if err != nil {
 				return err
 			}
@@ -74,7 +74,7 @@ program only, such as state.get_hub_work_text, are listed with --all.`,
 			}
 			if len(args) == 1 && len(list) == 0 {
 				var all []methodInfo
-				if err := c.Call(cmd.Context(), "hub.methods", nil, &all); err != nil {
+				if err := listAll(cmd.Context(), c, "hub.methods", nil, &all); err != nil {
 					return err
 				}
 				return hintedError{

@@ -64,7 +64,7 @@ and how long ago the last one was. Those that have ended stay for a while.`,
 			if err != nil {
 				return err
 			}
-			text, err := c.CallRaw(cmd.Context(), "session.list", nil)
+			text, err := callAll(cmd.Context(), c, "session.list", nil)
 			if err != nil {
 				return err
 			}

@@ -42,7 +42,7 @@ func (a *app) status(ctx context.Context, c *client.Client) error {
 	for method, part := range map[string]*json.RawMessage{
 		"hub.info": &s.Info, "hub.peers": &s.Peers, "hub.calls": &s.Calls, "hub.stats": &s.Stats,
 	} {
-		if err := c.Call(ctx, method, nil, part); err != nil {
+		if err := listAll(ctx, c, method, nil, part); err != nil {
 			return err
 		}
 	}

@@ -26,7 +26,7 @@ func (a *app) suggest(ctx context.Context, err error) error {
 	ctx, cancel := context.WithTimeout(ctx, suggestLimit)
 	defer cancel()
 	var list []methodInfo
-	if a.client.Call(ctx, "hub.methods", nil, &list) != nil {
+	if listAll(ctx, a.client, "hub.methods", nil, &list) != nil {
 		return err
 	}
 	near := nearest.Of(e.Method, names(list), 3)
@@ -57,14 +57,14 @@ func names(list []methodInfo) []string {
 const completionLimit = 500 * time.Millisecond
 
 // ask makes a call for the shell's completion; failures complete nothing.
-func (a *app) ask(method string, params, result any) bool {
+func (a *app) ask(method string, params map[string]any, result any) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), completionLimit)
 	defer cancel()
 	c, err := a.dial(ctx)
 	if err != nil {
 		return false
 	}
-	return c.Call(ctx, method, params, result) == nil
+	return listAll(ctx, c, method, params, result) == nil
 }
 
 // completeMethod completes the first argument with the methods of the hub and
@@ -87,7 +87,7 @@ func (a *app) completeMethod(_ *cobra.Command, args []string, toComplete string)
 		return nil, cobra.ShellCompDirectiveDefault
 	}
 	var m methodInfo
-	if !a.ask("hub.describe", map[string]string{"name": args[0]}, &m) {
+	if !a.ask("hub.describe", map[string]any{"name": args[0]}, &m) {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var out []string

@@ -148,7 +148,7 @@ func (t *topping) show(ctx context.Context, c *client.Client, r topRound, screen
 	switch {
 	case screen:
 		var peers []topPeer
-		if err := c.Call(ctx, "hub.peers", nil, &peers); err != nil {
+		if err := listAll(ctx, c, "hub.peers", nil, &peers); err != nil {
 			return err
 		}
 		_, err := styled(a.out).Write(t.picture(r, peers, c.Server().Software))

@@ -59,6 +59,7 @@ type hub struct {
 	kkrpc     *kkrpc.Server
 	krpc      *krpc.Server
 	spool     *krpc.Spool
+	awaited   awaited
 	files     *filesvc.Service // nil when there is no folder for it
 	snek      *snekrpc.Server
 	remotes   []*snekrpc.Remote

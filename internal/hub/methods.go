@@ -178,17 +178,32 @@ func describe(m *rpc.Method) methodInfo {
 
 func (h *hub) listMethods(ctx context.Context, in struct {
 	Service *string `rpc:"service" doc:"only the methods of this service"`
+	After   string  `rpc:"after" default:"\"\"" doc:"only methods with greater names: the last of the page before"`
+	Limit   int     `rpc:"limit" default:"1000" doc:"at most so many methods, up to 10000; a page may be shorter, but is empty only at the end"`
 }) ([]methodInfo, error) {
+	if err := checkRows(in.Limit); err != nil {
+		return nil, err
+	}
 	if in.Service == nil {
 		h.learnRemotes(ctx, "")
 	} else {
 		h.learnRemotes(ctx, *in.Service)
 	}
 	list := []methodInfo{}
+	size := 0
 	for _, m := range h.table.Methods() {
-		if service, _ := rpc.ServiceOf(m.Name); in.Service == nil || *in.Service == service {
-			list = append(list, describe(m))
+		service, _ := rpc.ServiceOf(m.Name)
+		if m.Name <= in.After || in.Service != nil && *in.Service != service {
+			continue
 		}
+		if len(list) == in.Limit || size > pageBytes {
+			break
+		}
+		size += describedWeight(m) + 256*(1+len(m.Params)) // with the names of the members
+		list = append(list, describe(m))
+	}
+	if len(list) == 0 && in.Service != nil && in.After == "" {
+		return list, h.missingService(*in.Service)
 	}
 	return list, nil
 }
@@ -249,10 +264,19 @@ type peerInfo struct {
 	Outbox   int     `json:"outbox"`
 }
 
-func (h *hub) listPeers(context.Context, struct{}) ([]peerInfo, error) {
+func (h *hub) listPeers(_ context.Context, in struct {
+	After uint64 `rpc:"after" default:"0" doc:"only connections with greater numbers: the last of the page before"`
+	Limit int    `rpc:"limit" default:"1000" doc:"at most so many, up to 10000"`
+}) ([]peerInfo, error) {
+	if err := checkRows(in.Limit); err != nil {
+		return nil, err
+	}
 	list := []peerInfo{}
 	now := time.Now()
 	for _, c := range h.connections() {
+		if c.id <= in.After {
+			continue
+		}
 		info := peerInfo{
 			Conn: c.id, Protocol: string(c.protocolName()), Listener: c.listener.String(), Peer: c.peerName(),
 			Name: said(c.program.Load()), Identity: said(c.identity.Load()), Since: round(now.Sub(c.since)),
@@ -266,7 +290,7 @@ func (h *hub) listPeers(context.Context, struct{}) ([]peerInfo, error) {
 		list = append(list, info)
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].Conn < list[j].Conn })
-	return list, nil
+	return cut(list, in.Limit), nil
 }
 
 // said returns *s, "" for nil.
@@ -287,10 +311,19 @@ type callInfo struct {
 	Slow     bool     `json:"slow"`
 }
 
-func (h *hub) listCalls(context.Context, struct{}) ([]callInfo, error) {
+func (h *hub) listCalls(ctx context.Context, in struct {
+	After uint64 `rpc:"after" default:"0" doc:"only calls with greater numbers: the last of the page before"`
+	Limit int    `rpc:"limit" default:"1000" doc:"at most so many, up to 10000"`
+}) ([]callInfo, error) {
+	if err := checkRows(in.Limit); err != nil {
+		return nil, err
+	}
 	list := []callInfo{}
 	now := time.Now()
 	h.eachCall(func(c *conn, call *rpc.Call) {
+		if call.ID() <= in.After || in.After > 0 && call == rpc.From(ctx) { // each page is asked for by a new call
+			return
+		}
 		info := callInfo{
 			Call: call.ID(), Peer: c.peerName(), Protocol: string(call.Protocol),
 			Age: round(now.Sub(call.Began())), Slow: call.Slow(),
@@ -303,8 +336,8 @@ func (h *hub) listCalls(context.Context, struct{}) ([]callInfo, error) {
 		}
 		list = append(list, info)
 	})
-	sort.Slice(list, func(i, j int) bool { return list[i].Age > list[j].Age })
-	return list, nil
+	sort.Slice(list, func(i, j int) bool { return list[i].Call < list[j].Call }) // they are numbered as they begin
+	return cut(list, in.Limit), nil
 }
 
 // eachCall visits every registered call of every connection.

@@ -142,6 +142,8 @@ func (h *hub) provide(ctx context.Context, in provideIn) (provideOut, error) {
 	if in.API != nil {
 		in.API.Retain()
 	}
+	h.awaited.back(p.name)
+	h.noteProvided()
 	h.log.Info("service provided", zap.String("service", p.name), zap.Int("methods", len(p.methods)), zap.String("provider", by))
 	h.metrics.providerChanges.WithLabelValues(providerCame).Inc()
 	p.link.OnClose(func() { h.withdraw(p) })
@@ -218,6 +220,7 @@ func (h *hub) withdraw(p *provided) bool {
 	for _, m := range p.methods {
 		h.metrics.removed(m)
 	}
+	h.noteProvided()
 	p.kept.Free()
 	if p.api != nil {
 		p.api.Release()
@@ -335,7 +338,8 @@ func describedMethod(service string, v rpc.Value) (m *rpc.Method, free bool, err
 	if d.Params == nil {
 		m.Params = []rpc.Param{{Name: "args", Type: rpc.Type{Kind: rpc.KindAny}, Rest: true}}
 	}
-	return m, d.Params == nil, nil
+	m.AnyParams = d.Params == nil
+	return m, m.AnyParams, nil
 }
 
 // provideMethods are the rows of this file.

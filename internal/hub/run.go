@@ -109,6 +109,7 @@ func start(o Options) (_ *hub, err error) {
 	}
 	h.openSessionFolder()
 	h.recallSessions()
+	h.awaitProviders()
 	if _, err := h.sessions.Open(h.sessions.Default(), session.OpenOptions{Permanent: true, Peer: rpc.Local}); err != nil {
 		return nil, err
 	}
@@ -168,6 +169,7 @@ func newHub(o Options) *hub {
 	h.metrics = newMetrics(h.version, h.spoken)
 	h.metrics.collectPresent(h)
 	h.open = newRegistry(o.Limits)
+	h.awaited.note = make(chan struct{}, 1)
 	h.gate = &rpc.Gate{
 		Observer: callObserver{h}, CallsPerLink: o.Limits.CallsPerConnection, CallsPerUID: o.Limits.CallsPerUID, Calls: o.Limits.Calls,
 		SubscriptionsPerLink: o.Limits.SubscriptionsPerConnection, SubscriptionsPerUID: o.Limits.SubscriptionsPerUID,
@@ -269,6 +271,7 @@ func (h *hub) ask(reason string) {
 // the peers is sent, everything is closed.
 func (h *hub) shutdown(reason string) error {
 	h.phase.Store(draining)
+	h.writeProvided()
 	drained := h.plead()
 	h.log.Info("stopping", zap.String("reason", rpc.CleanText(reason, 200)), zap.Int("in_flight", h.gate.InFlight()))
 

@@ -150,14 +150,14 @@ func TestRemoteService(t *testing.T) {
 	if r := w.call("far.count", `[3]`); string(r.Result) != "[0,1,2]" {
 		t.Errorf("%s", r.Result)
 	}
-	if r := w.call("down.count", `[3]`); r.kind() != "unavailable" {
+	if r := w.call("down.count", `[3]`); r.kind() != "unavailable" || !strings.Contains(*r.Error, "remote down at unix://") {
 		t.Errorf("%+v", r)
 	}
 	if r := w.call("hub.describe", `["far.sum"]`); !strings.Contains(string(r.Result), `"stream_in":true`) {
 		t.Errorf("%s", r.Result)
 	}
-	if r := w.call("hub.methods", `["down"]`); string(r.Result) != "[]" {
-		t.Errorf("%s", r.Result)
+	if r := w.call("hub.methods", `["down"]`); r.kind() != "unavailable" || !strings.HasSuffix(*r.Error, "remote down at unix://"+far.socket+".not: the far side cannot be reached: no such file or directory") {
+		t.Errorf("%+v", r)
 	}
 	s := h.dial()
 	got := s.message(`["CommandMessage","_meta","service_names",[],{}]`)

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"slices"
@@ -82,8 +83,35 @@ func (h *hub) top(context.Context, struct{}) (topResult, error) {
 			r.Methods = append(r.Methods, *m)
 		}
 	}
+	r.Methods = mostCalled(r.Methods)
 	slices.SortFunc(r.Methods, func(a, b topMethod) int { return strings.Compare(a.Method, b.Method) })
 	return r, nil
+}
+
+// maxTop bounds the methods of a result: clients may offer thousands.
+const maxTop = 500
+
+// mostCalled returns the methods that were called most; the others are summed
+// up as those that are not in the table.
+func mostCalled(list []topMethod) []topMethod {
+	if len(list) <= maxTop {
+		return list
+	}
+	slices.SortFunc(list, func(a, b topMethod) int {
+		return cmp.Or(cmp.Compare(b.Calls, a.Calls), strings.Compare(a.Method, b.Method))
+	})
+	rest := topMethod{Method: otherMethod}
+	most := make([]topMethod, 0, maxTop)
+	for _, m := range list {
+		if m.Method != otherMethod && len(most) < maxTop-1 {
+			most = append(most, m)
+			continue
+		}
+		rest.Calls, rest.Errors, rest.Slow = rest.Calls+m.Calls, rest.Errors+m.Errors, rest.Slow+m.Slow
+		rest.InFlight += m.InFlight
+		rest.Took = mergeBuckets(rest.Took, m.Took)
+	}
+	return append(most, rest)
 }
 
 // eachMetric visits the series of c.

@@ -91,6 +91,7 @@ type Method struct {
 	Metric    any    // the observer's own handle, set at registration
 	Refs      bool   // takes or returns references, or calls its caller: protocols that cannot do not list it
 	AnyParams bool   // the parameters are not known here: whoever runs it checks them
+	Origin    any    // what the row was made of, for whoever made it
 
 	target Target // set by NewMethod
 	serial serial

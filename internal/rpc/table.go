@@ -18,6 +18,8 @@ type Table struct {
 	reserved      map[string]bool // services of Reserve; guarded by mu
 	reservedNames map[string]bool // and flat names
 
+	missing atomic.Pointer[func(name string) *Method] // see Missing
+
 	// Added, when set before the first Add, is called for each new row before
 	// anybody can see it: the hub hangs its metric handles there.
 	Added func(*Method)
@@ -314,11 +316,15 @@ func (t *Table) publish(s *tableState) {
 // mounted service it may be one that is not in the table.
 func (t *Table) Lookup(name string) *Method {
 	s := t.state.Load()
-	if m := s.methods[name]; m != nil || s.mounts == 0 {
+	if m := s.methods[name]; m != nil {
 		return m
 	}
-	return s.find(name)
+	return t.find(s, name)
 }
+
+// Missing sets what Lookup asks for a name that is neither in the table nor of
+// a mounted service: for methods that come later.
+func (t *Table) Missing(find func(name string) *Method) { t.missing.Store(&find) }
 
 // Row is Lookup for those who tell what there is: without the stand-ins of
 // mounted services.
@@ -327,14 +333,27 @@ func (t *Table) Row(name string) *Method { return t.state.Load().methods[name] }
 // LookupBytes is Lookup without a conversion.
 func (t *Table) LookupBytes(name []byte) *Method {
 	s := t.state.Load()
-	if m := s.methods[string(name)]; m != nil || s.mounts == 0 {
+	if m := s.methods[string(name)]; m != nil {
 		return m
 	}
-	return s.find(string(name))
+	return t.find(s, string(name))
 }
 
-// find asks the mounted service that a name belongs to.
-func (s *tableState) find(name string) *Method {
+// find asks the mounted service that a name belongs to, or Missing's function.
+func (t *Table) find(s *tableState, name string) *Method {
+	if s.mounts > 0 {
+		if m := s.mounted(name); m != nil {
+			return m
+		}
+	}
+	if missing := t.missing.Load(); missing != nil {
+		return (*missing)(name)
+	}
+	return nil
+}
+
+// mounted asks the mounted service that a name belongs to.
+func (s *tableState) mounted(name string) *Method {
 	service, command, ok := strings.Cut(name, ".")
 	if svc := s.services[service]; ok && svc != nil && svc.lazy != nil && ValidName(command) {
 		return svc.lazy(name)
@@ -377,8 +396,8 @@ func (t *Table) ByPath(path []string) (m *Method, used int) {
 			return m, n
 		}
 	}
-	if s.mounts > 0 && len(path) > 1 {
-		if m := s.find(path[0] + "." + path[1]); m != nil {
+	if len(path) > 1 {
+		if m := t.find(s, path[0]+"."+path[1]); m != nil {
 			return m, 2
 		}
 	}

@@ -275,11 +275,30 @@ func (s *Session) publishNumbered(ctx context.Context, in publishParams) (rpc.Va
 	return rpc.RawString(`{"ok":true,"seq":` + strconv.FormatUint(seq, 10) + `}`), nil
 }
 
-func (r *Registry) list(context.Context, struct{}) (rpc.Value, error) {
-	sessions := r.ListAll()
-	list := make([]any, len(sessions))
-	for i, s := range sessions {
-		list[i] = s.Info().Value().Tree()
+type listParams struct {
+	After string `rpc:"after" default:"\"\"" doc:"only sessions with greater names: the last of the page before"`
+	Limit int    `rpc:"limit" default:"1000" doc:"at most so many; a page may be shorter, but is empty only at the end"`
+}
+
+// listBytes is about how long a page of session.list is.
+const listBytes = 1 << 20
+
+func (r *Registry) list(_ context.Context, in listParams) (rpc.Value, error) {
+	if in.Limit < 1 {
+		return rpc.Value{}, rpc.Errorf(rpc.CodeInvalidParams, "argument \"limit\": expected 1 or more")
+	}
+	list := []any{}
+	size := 0
+	for _, s := range r.ListAll() {
+		if s.Name() <= in.After {
+			continue
+		}
+		if len(list) == in.Limit || size > listBytes {
+			break
+		}
+		info := s.Info().Value()
+		size += info.Weight()
+		list = append(list, info.Tree())
 	}
 	return rpc.TreeValue(list), nil
 }

@@ -139,7 +139,7 @@ func TestMethodTable(t *testing.T) {
 		"session.open":       "provide (name string!, title string, meta any, ring integer?, seq integer? unlisted, epoch string? unlisted, producer string? unlisted, taken integer? unlisted)",
 		"session.publish":    "call (session string!, event any, events any... unlisted, n integer? unlisted, seq integer? unlisted)",
 		"session.close":      "provide (session string!)",
-		"session.list":       "read ()",
+		"session.list":       "read (after string, limit integer)",
 		"session.info":       "read (session string!)",
 		"session.history":    "read (session string!, after_seq integer, limit integer)",
 		"session.follow":     "read (session string!, since_seq integer?, mode string, client_id string unlisted, epoch string unlisted) endless",

@@ -2,6 +2,8 @@ package snekrpc
 
 import (
 	"context"
+	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/hubd-dev/hubd/internal/rpc"
@@ -18,9 +20,8 @@ type metadata struct {
 	own     []byte // description of _meta itself
 
 	mu      sync.Mutex
-	version uint64            // of the table that the rest was made of
-	texts   map[string][]byte // descriptions by service, as JSON
-	names   []string          // of visible services, in order
+	version uint64         // of the table that the rest was made of
+	visible []*rpc.Service // in order
 }
 
 const metaDoc = "What this server offers: names, descriptions and how to call them."
@@ -73,9 +74,9 @@ func (d *metadata) serviceNames(*rpc.Call) (rpc.Value, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.refreshLocked()
-	list := make([]any, len(d.names))
-	for i, n := range d.names {
-		list[i] = n
+	list := make([]any, len(d.visible))
+	for i, svc := range d.visible {
+		list[i] = svc.Name
 	}
 	return rpc.TreeValue(list), nil
 }
@@ -83,14 +84,29 @@ func (d *metadata) serviceNames(*rpc.Call) (rpc.Value, error) {
 func (d *metadata) services(c *rpc.Call) (rpc.Value, error) {
 	d.prepare(c, "")
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.refreshLocked()
+	visible := d.visible
+	d.mu.Unlock()
+	// Those of the hub first: what clients offer cannot push them out.
+	texts := make([][]byte, len(visible))
+	size := 0
+	for _, provided := range []bool{false, true} {
+		for i, svc := range visible {
+			if provided == (len(svc.Methods) > 0 && svc.Methods[0].Provider != "") && size < maxServices {
+				texts[i] = describeService(svc)
+				size += len(texts[i])
+			}
+		}
+	}
 	text := []byte{'['}
-	for i, n := range d.names {
-		if i > 0 {
+	for _, t := range texts {
+		if t == nil {
+			continue
+		}
+		if len(text) > 1 {
 			text = append(text, ',')
 		}
-		text = append(text, d.texts[n]...)
+		text = append(text, t...)
 	}
 	return rpc.Parse(append(text, ']'))
 }
@@ -108,11 +124,31 @@ func (d *metadata) service(c *rpc.Call) (rpc.Value, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.refreshLocked()
-	text := d.texts[name]
-	if text == nil {
-		return rpc.Value{}, rpc.Errorf(rpc.CodeNotFound, "'%s'", rpc.CleanText(name, 64))
+	for _, svc := range d.visible {
+		if svc.Name == name {
+			return rpc.Parse(describeService(svc))
+		}
 	}
-	return rpc.Parse(text)
+	return rpc.Value{}, rpc.Errorf(rpc.CodeNotFound, "'%s'", rpc.CleanText(name, 64))
+}
+
+// maxServices is how long the descriptions of all services may be together:
+// whoever wants those beyond it asks for them one by one.
+const maxServices = 4 << 20
+
+// describeService returns the description of a service as JSON.
+func describeService(svc *rpc.Service) []byte {
+	return appendService(nil, svc.Name, svc.Doc, carriedOf(svc))
+}
+
+// carriedOf returns the methods of a service that clients can call.
+func carriedOf(svc *rpc.Service) (rows []*rpc.Method) {
+	for _, m := range svc.Methods {
+		if carried(m) {
+			rows = append(rows, m)
+		}
+	}
+	return rows
 }
 
 func (d *metadata) prepare(ctx context.Context, service string) {
@@ -121,30 +157,22 @@ func (d *metadata) prepare(ctx context.Context, service string) {
 	}
 }
 
-// refreshLocked makes the descriptions anew when the table has changed.
+// refreshLocked looks for the services anew when the table has changed.
 func (d *metadata) refreshLocked() {
 	t := d.s.cfg.Table
 	version := t.Version()
-	if d.texts != nil && d.version == version {
+	if d.visible != nil && d.version == version {
 		return
 	}
-	d.version, d.texts, d.names = version, map[string][]byte{}, nil
+	d.version, d.visible = version, nil
 	for _, svc := range t.Services() {
 		published, ok := pythonName(svc.Name)
 		if !ok || published != svc.Name {
 			continue
 		}
-		var rows []*rpc.Method
-		for _, m := range svc.Methods {
-			if carried(m) {
-				rows = append(rows, m)
-			}
+		if svc.Mounted() || slices.ContainsFunc(svc.Methods, carried) {
+			d.visible = append(d.visible, svc)
 		}
-		if len(rows) == 0 && !svc.Mounted() {
-			continue
-		}
-		d.names = append(d.names, svc.Name)
-		d.texts[svc.Name] = appendService(nil, svc.Name, svc.Doc, rows)
 	}
 }
 
@@ -214,6 +242,15 @@ func appendCommandSpec(dst []byte, name string, m *rpc.Method) []byte {
 	dst = rpc.AppendString(dst, name, false)
 	dst = appendDoc(dst, m.Doc)
 	dst = append(appendName(append(dst, ','), "parameters"), '[')
+	if f, ok := m.Origin.(*far); ok { // as the far side tells it
+		for i := range f.params {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = f.params[i].append(dst)
+		}
+		return appendReturns(dst, m)
+	}
 	first := true
 	for _, required := range []bool{true, false} { // Python wants those without default first
 		for i := range m.Params {
@@ -229,6 +266,18 @@ func appendCommandSpec(dst []byte, name string, m *rpc.Method) []byte {
 			dst = appendParam(dst, published, p)
 		}
 	}
+	if m.AnyParams { // names as well, whatever they are
+		if !first {
+			dst = append(dst, ',')
+		}
+		any := rpc.Type{Kind: rpc.KindAny}
+		dst = appendParamKind(dst, "kwargs", varKeyword, &rpc.Param{Type: any}, any)
+	}
+	return appendReturns(dst, m)
+}
+
+// appendReturns ends the description of a command with what it returns.
+func appendReturns(dst []byte, m *rpc.Method) []byte {
 	dst = appendName(append(dst, "],"...), "return_annotation")
 	returns := returnAnnotations[m.Name]
 	if returns == "" {
@@ -250,10 +299,29 @@ const (
 	varKeyword          = 4
 )
 
-func appendParam(dst []byte, name string, p *rpc.Param) []byte {
+// append appends the parameter of a far side's command.
+func (p *paramSpec) append(dst []byte) []byte {
 	dst = appendName(append(dst, '{'), "name")
-	dst = rpc.AppendString(dst, name, false)
-	dst = appendDoc(dst, p.Doc)
+	dst = rpc.AppendString(dst, rpc.CleanText(p.Name, 256), false)
+	dst = appendDoc(dst, textOrNothing(p.Doc))
+	dst = strconv.AppendInt(appendName(append(dst, ','), "kind"), int64(p.Kind), 10)
+	dst = appendName(append(dst, ','), "annotation")
+	if p.Annotation == nil {
+		dst = append(dst, "null"...)
+	} else {
+		dst = rpc.AppendString(dst, rpc.CleanText(*p.Annotation, 256), false)
+	}
+	dst = appendName(append(dst, ','), "default")
+	def, err := p.Default.AppendJSON(nil, rpc.Form{})
+	if p.Default.IsUndefined() || err != nil {
+		def = []byte("null")
+	}
+	dst = append(dst, def...)
+	dst = appendBool(appendName(append(dst, ','), "has_default"), p.HasDefault)
+	return append(appendBool(appendName(append(dst, ','), "hide"), false), '}')
+}
+
+func appendParam(dst []byte, name string, p *rpc.Param) []byte {
 	kind, t := positionalOrKeyword, p.Type
 	if p.Rest {
 		kind = varPositional
@@ -264,8 +332,17 @@ func appendParam(dst []byte, name string, p *rpc.Param) []byte {
 			}
 		}
 	}
+	return appendParamKind(dst, name, kind, p, t)
+}
+
+// appendParamKind appends p, which takes values of the type t, as a parameter of that kind.
+func appendParamKind(dst []byte, name string, kind int, p *rpc.Param, t rpc.Type) []byte {
+	variable := kind == varPositional || kind == varKeyword // Python refuses a default of *args
+	dst = appendName(append(dst, '{'), "name")
+	dst = rpc.AppendString(dst, name, false)
+	dst = appendDoc(dst, p.Doc)
 	dst = append(appendName(append(dst, ','), "kind"), byte('0'+kind))
-	if !p.Required && !p.Stream && !p.Rest && p.Default.IsUndefined() && t.Kind != rpc.KindAny {
+	if !p.Required && !p.Stream && !variable && p.Default.IsUndefined() && t.Kind != rpc.KindAny {
 		t.Nullable = true
 	}
 	text := annotation(t)
@@ -279,7 +356,7 @@ func appendParam(dst []byte, name string, p *rpc.Param) []byte {
 		def = []byte("null")
 	}
 	dst = append(dst, def...)
-	dst = appendBool(appendName(append(dst, ','), "has_default"), !p.Required && !p.Rest) // Python refuses a default of *args
+	dst = appendBool(appendName(append(dst, ','), "has_default"), !p.Required && !variable)
 	dst = appendBool(appendName(append(dst, ','), "hide"), false)
 	return append(dst, '}')
 }

@@ -3,10 +3,14 @@ package snekrpc
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -229,9 +233,49 @@ func (r *Remote) failLocked(err error) {
 			e = &rpc.Error{Code: rpc.CodeUnavailable, Message: "the far side does not offer the service", Ran: rpc.RanNo}
 		}
 	}
-	r.failed = e
+	r.failed = r.named(e)
 	r.wait = min(max(2*r.wait, firstWait), longWait)
 	r.after = time.Now().Add(r.wait)
+}
+
+// named returns e with what has failed: which remote, where, and why.
+func (r *Remote) named(e *rpc.Error) *rpc.Error {
+	named := *e
+	named.Message = fmt.Sprintf("remote %s at %s: %s", r.cfg.Alias, r.cfg.Client.cfg.URL, e.Message)
+	if why := reason(e); why != "" {
+		named.Message += ": " + why
+	}
+	return &named
+}
+
+// reason says in a few words what the system said, "" when it said nothing.
+func reason(err error) string {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno.Error()
+	}
+	if lookup, ok := errors.AsType[*net.DNSError](err); ok {
+		return "no machine of that name is known: " + rpc.CleanText(lookup.Name, 256)
+	}
+	if slow, ok := errors.AsType[net.Error](err); ok && slow.Timeout() || errors.Is(err, context.DeadlineExceeded) {
+		return "no answer in time"
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return "it hangs up"
+	}
+	return ""
+}
+
+// Down says why the commands of the far side are not known, nil when they are.
+func (r *Remote) Down() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.byName != nil:
+		return nil
+	case r.failed != nil:
+		return r.failed
+	}
+	return r.named(&rpc.Error{Code: rpc.CodeUnavailable, Message: "it has not told its methods yet", Ran: rpc.RanNo})
 }
 
 // forget takes the commands out of the table. err, unless nil, counts as an
@@ -295,8 +339,14 @@ func (r *Remote) build(spec *serviceSpec, byName map[string]*far) (rows []*rpc.M
 		for i := range f.params {
 			p := &f.params[i]
 			p.Default = p.Default.Own()
+			if text, err := p.Default.JSON(); err != nil || len(text) > maxDoc {
+				p.Default = rpc.Null // that there is one is enough
+			}
 			if p.Kind == varPositional || p.Kind == varKeyword {
 				m.AnyParams = true
+				if p.Kind == varPositional && !slices.ContainsFunc(f.params[i+1:], func(p paramSpec) bool { return p.Kind != varKeyword }) && rpc.ValidName(p.Name) {
+					m.Params = append(m.Params, rpc.Param{Name: p.Name, Doc: textOrNothing(p.Doc), Type: rpc.Type{Kind: rpc.KindArray}, Rest: true})
+				}
 				continue
 			}
 			row := rpc.Param{Name: p.Name, Doc: textOrNothing(p.Doc), Type: rpc.Type{Kind: rpc.KindAny}, Required: !p.HasDefault}
@@ -313,6 +363,7 @@ func (r *Remote) build(spec *serviceSpec, byName map[string]*far) (rows []*rpc.M
 			}
 			m.Params = append(m.Params, row)
 		}
+		m.Origin = f
 		f.row = rpc.NewMethod(m, func(c *rpc.Call) (rpc.Value, error) { return r.call(c, f) })
 		byName[name] = f
 		rows = append(rows, f.row)
@@ -354,6 +405,7 @@ func (r *Remote) call(c *rpc.Call, f *far) (rpc.Value, error) {
 	v, err := r.cfg.Client.Call(c, req)
 	if e, ok := errors.AsType[*rpc.Error](err); ok && e.Code == rpc.CodeUnavailable && !c.Settled() {
 		r.forget(e)
+		err = r.named(e)
 	}
 	return bytesOf(v, isBytes), err
 }
