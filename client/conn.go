@@ -135,7 +135,7 @@ func (c *conn) end(err error, linger time.Duration) {
 		c.mu.Unlock()
 		return
 	}
-	c.err = err
+	c.err = readError(err)
 	calls := c.calls
 	c.calls = nil
 	close(c.over)
@@ -224,7 +224,7 @@ func (c *conn) send(id uint64, method string, params rpc.Value, o frame.RequestO
 		return out
 	})
 	if failed == nil && err != nil {
-		failed = disconnected(err, RetryUnknown)
+		failed = disconnected(readError(err), RetryUnknown)
 	}
 	return failed
 }
@@ -235,7 +235,7 @@ func (c *conn) call(ctx context.Context, method string, params rpc.Value, o fram
 		if ctx.Err() != nil {
 			return nil, ended(ctx, method, RetrySafe)
 		}
-		return nil, disconnected(err, RetrySafe).of(method)
+		return nil, disconnected(readError(err), RetrySafe).of(method)
 	}
 	p := &pending{reply: make(chan outcome, 1)}
 	id, err := c.register(p)
@@ -294,11 +294,16 @@ func (c *conn) read() {
 	}
 }
 
+// readError says in words what the end of the socket means.
 func readError(err error) error {
 	switch {
+	case errors.Is(err, errHungUp):
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrClosedPipe), errors.Is(err, rpc.ErrOutboxClosed):
 		return errHungUp
-	case errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET):
+	case errors.Is(err, syscall.EPIPE):
+		// Not wrapped: programs take EPIPE for the end of their own output.
+		return fmt.Errorf("%w: %v", errHungUp, err)
+	case errors.Is(err, syscall.ECONNRESET):
 		return fmt.Errorf("%w: %w", errHungUp, err)
 	}
 	return err

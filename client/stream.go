@@ -123,7 +123,7 @@ func (c *conn) open(ctx context.Context, method string, params rpc.Value, o fram
 		if ctx.Err() != nil {
 			return nil, ended(ctx, method, RetrySafe)
 		}
-		return nil, disconnected(err, RetrySafe).of(method)
+		return nil, disconnected(readError(err), RetrySafe).of(method)
 	}
 	s := &Stream{
 		conn: c, ctx: ctx, method: method, next: 1,

@@ -28,7 +28,7 @@ func flip(t testing.TB, path string, at int64, mask byte) {
 func writeLog(t testing.TB, n int) (dir, segment, want string, revision uint64) {
 	t.Helper()
 	dir = t.TempDir()
-	e := mustOpen(t, dir, Options{SegmentBytes: 48 << 10})
+	e := mustOpen(t, dir, Options{OwnerGrace: time.Hour, SegmentBytes: 48 << 10})
 	work(t, e, 1, n)
 	want = dump(t, e)
 	revision = e.Info().Revision
@@ -56,7 +56,7 @@ func lastRecord(t testing.TB, dir string, data []byte) (start, end int64) {
 func TestTornTail(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	e := mustOpen(t, dir, Options{SegmentBytes: 48 << 10})
+	e := mustOpen(t, dir, Options{OwnerGrace: time.Hour, SegmentBytes: 48 << 10})
 	work(t, e, 3, 20)
 	before := dump(t, e)
 	var rng = rand.New(rand.NewPCG(1, 1))
@@ -80,7 +80,7 @@ func TestTornTail(t *testing.T) {
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		e, err := openEngine(dir, Options{SegmentBytes: 48 << 10})
+		e, err := openEngine(dir, Options{OwnerGrace: time.Hour, SegmentBytes: 48 << 10})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			return
@@ -91,7 +91,7 @@ func TestTornTail(t *testing.T) {
 		}
 		mustPut(t, e, "next", name)
 		crash(e)
-		if e, err = openEngine(dir, Options{SegmentBytes: 48 << 10}); err != nil {
+		if e, err = openEngine(dir, Options{OwnerGrace: time.Hour, SegmentBytes: 48 << 10}); err != nil {
 			t.Errorf("%s: second start: %v", name, err)
 			return
 		}
@@ -132,7 +132,7 @@ func TestTornTail(t *testing.T) {
 func TestMissingFirstSector(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	e := mustOpen(t, dir, Options{SegmentBytes: 48 << 10})
+	e := mustOpen(t, dir, Options{OwnerGrace: time.Hour, SegmentBytes: 48 << 10})
 	cut := map[int64]bool{}
 	last, value := mustPut(t, e, "k", "v"), "v"
 	for i := 0; i < 2000 && (len(cut) < 2 || thin == 1 && len(cut) < 12); i++ {
@@ -157,7 +157,7 @@ func TestMissingFirstSector(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		e = mustOpen(t, dir, Options{SegmentBytes: 48 << 10})
+		e = mustOpen(t, dir, Options{OwnerGrace: time.Hour, SegmentBytes: 48 << 10})
 		if !try {
 			continue
 		}
@@ -198,7 +198,7 @@ func TestFlippedBytes(t *testing.T) {
 			}
 		}
 		write(whole[at] ^ mask)
-		e, err := openEngine(dir, Options{SegmentBytes: 48 << 10})
+		e, err := openEngine(dir, Options{OwnerGrace: time.Hour, SegmentBytes: 48 << 10})
 		if err != nil {
 			write(whole[at])
 			refused++
