@@ -154,6 +154,9 @@ func explain(err error) (text, hint string) {
 	if !ok {
 		return text, ""
 	}
+	if strings.HasPrefix(e.Method, "file.") {
+		text, hint = fileText(e, text)
+	}
 	switch e.Kind {
 	case client.KindNotFound:
 		if e.NoMethod() {

@@ -34,7 +34,7 @@ file is one: "hubctl file size PATH".`,
 			return usageError{fmt.Sprintf("unknown command %q of \"hubctl file\"", args[0]), `"hubctl file --help" lists the commands`}
 		},
 	}
-	cmd.AddCommand(newFileGet(a), newFilePut(a), newFileList(a), newFileRemove(a))
+	cmd.AddCommand(newFileGet(a), newFileCat(a), newFilePut(a), newFileMkdir(a), newFileList(a), newFileRemove(a))
 	return cmd
 }
 
@@ -215,7 +215,8 @@ func (a *app) removeFiles(ctx context.Context, paths []string, recurse, yes bool
 	}
 	if len(failed) > 1 {
 		for _, err := range failed[:len(failed)-1] {
-			a.talk("%v", err)
+			text, _ := explain(err)
+			a.talk("%s", text)
 		}
 	}
 	if len(failed) > 0 {

@@ -18,12 +18,14 @@ import (
 const putPiece = 32 << 10
 
 func newFilePut(a *app) *cobra.Command {
-	return &cobra.Command{
+	var alone bool
+	cmd := &cobra.Command{
 		Use:   "put LOCAL | - [PATH]",
 		Short: "Copy a file to the hub",
 		Long: `Copy a file to the hub, under its own name if no other is given. The file is
 there when the copy is complete; until then what was there stays, and what is
-interrupted leaves nothing behind.`,
+interrupted leaves nothing of it behind. Folders that PATH names are made, unless
+--no-parents is given.`,
 		Example: `  hubctl file put report.pdf
   hubctl file put report.pdf reports/march.pdf
   tar cz . | hubctl file put - backup/today.tgz`,
@@ -39,12 +41,14 @@ interrupted leaves nothing behind.`,
 			case args[0] == "-":
 				return usageError{"name the file to write in the hub", "usage: " + cmd.UseLine()}
 			}
-			return a.putFile(cmd.Context(), args[0], remote)
+			return a.putFile(cmd.Context(), args[0], remote, !alone)
 		},
 	}
+	cmd.Flags().BoolVar(&alone, "no-parents", false, "make no folders")
+	return cmd
 }
 
-func (a *app) putFile(ctx context.Context, local, remote string) error {
+func (a *app) putFile(ctx context.Context, local, remote string, parents bool) error {
 	if st, err := os.Stat(local); local != "-" && err == nil && st.IsDir() {
 		return usageError{local + " is a folder", "one file holds it all: tar c " + local + " | hubctl file put - NAME.tar"}
 	}
@@ -56,6 +60,11 @@ func (a *app) putFile(ctx context.Context, local, remote string) error {
 	c, err := a.dialOwn(ctx, "file")
 	if err != nil {
 		return err
+	}
+	if parents {
+		if err := makeParents(ctx, c, remote); err != nil {
+			return fileError(err)
+		}
 	}
 	params := map[string]any{"dst_path": remote}
 	if size >= 0 {
