@@ -242,3 +242,30 @@ func TestReferencesActForTheirMaker(t *testing.T) {
 		}
 	}
 }
+
+// A remote that is the hub itself is a loop over sockets, where no count of hops
+// travels: its calls end with an error, others are served meanwhile.
+func TestRemoteThatIsTheHubItself(t *testing.T) {
+	t.Parallel()
+	socket := t.TempDir() + "/h.sock"
+	h := startHubAt(t, socket, Options{Demo: true, Remotes: []string{
+		"a=unix://" + socket + "#a", "b=unix://" + socket + "#c", "c=unix://" + socket + "#b", "good=unix://" + socket + "#math",
+	}})
+	callers := map[string]*wire{}
+	for _, method := range []string{"a.x", "b.x", "c.x"} {
+		c := h.dial()
+		c.send(fmt.Sprintf(`{"action":"rpc_request","request_id":"1","method":%q}`, method) + "\n")
+		callers[method] = c
+	}
+	if got := h.dial().call("good.add", `[1,2]`); string(got.Result) != "3" {
+		t.Errorf("good.add: %+v", got)
+	}
+	for method, c := range callers {
+		if got := c.reply(); got.Error == nil || got.kind() == "internal" {
+			t.Errorf("%s: %+v", method, got)
+		}
+	}
+	if got := h.dial().call("ping", `{}`); got.Error != nil {
+		t.Errorf("ping: %+v", got)
+	}
+}
