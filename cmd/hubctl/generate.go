@@ -195,7 +195,7 @@ func (a *app) noService(ctx context.Context, root *cobra.Command, words []string
 		hint = fmt.Sprintf("to call a method: hubctl call %s", name)
 	}
 	text := fmt.Sprintf("neither hubctl nor the hub has a command %q", name)
-	if len(words) > 1 { // a method, such as one whose provider has left
+	if len(words) > 1 && !strings.Contains(name, ".") { // a method, such as one whose provider has left
 		return hintedError{fmt.Errorf("%s%w", text, silent{client.NoMethod(name + "." + words[1])}), hint}
 	}
 	return usageError{text, hint}
