@@ -95,6 +95,9 @@ func runCommand(args []string, stdout *output.Writer, stderr io.Writer) int {
 		o.Ready = func(i hub.Info) {
 			out := &output.Writer{W: stdout.W} // a hub that runs does not fail because of its greeting
 			greet(out, i, o.Demo)
+			if o.Demo && o.State == "" && os.Getenv("STATE_DIRECTORY") == "" {
+				fmt.Fprintf(out, "Its state is in %s and goes with the next reboot; --state DIR keeps one.\n", i.State)
+			}
 			if err := out.Err(); err != nil {
 				fmt.Fprintf(stderr, "hubd: %v\n", err)
 			}

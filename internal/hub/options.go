@@ -243,7 +243,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.Listen = []string{addr.Format("unix", path)}
 	}
 	if o.State == "" {
-		path, e := DefaultState()
+		path, e := o.defaultState()
 		err = errors.Join(err, e)
 		o.State = path
 	}
@@ -259,8 +259,22 @@ func (o Options) StateFolder() string {
 	if o.State != "" {
 		return o.State
 	}
-	dir, _ := DefaultState() // withDefaults says why
+	dir, _ := o.defaultState() // withDefaults says why
 	return dir
+}
+
+// defaultState is DefaultState, but for demonstrations: what is tried out does
+// not belong into the state that is kept. Theirs is in the runtime folder.
+func (o Options) defaultState() (string, error) {
+	if o.Demo && os.Getenv("STATE_DIRECTORY") == "" {
+		if dir := addr.RuntimeDir(); dir != "" {
+			return filepath.Join(dir, "hubd", "demo"), nil
+		}
+		if socket, err := addr.Default(); err == nil {
+			return filepath.Join(filepath.Dir(socket), "demo"), nil
+		}
+	}
+	return DefaultState()
 }
 
 // DefaultState returns the state folder that a hub of this user has.
