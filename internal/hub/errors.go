@@ -8,7 +8,7 @@ import (
 	"github.com/hubd-dev/hubd/internal/statesvc"
 )
 
-// Exit codes of hubd (contract.md section 2 of the design, hubd --help).
+// Exit codes of hubd (hubd --help).
 const (
 	ExitOK      = 0
 	ExitFailure = 1

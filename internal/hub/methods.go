@@ -11,7 +11,7 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc/krpc"
 )
 
-// The methods that are always there (contract.md section 3, "Always there").
+// The methods that are always there.
 
 func (h *hub) builtins() []*rpc.Method {
 	h.table.Describe("echo", "Return what was sent.")

@@ -298,7 +298,7 @@ func (p *plan) bind(c *Call, m *Method, in reflect.Value) error {
 }
 
 // tooManyIgnored: JavaScript callers may pass more arguments than a method
-// takes (contract.md section 1).
+// takes.
 func tooManyIgnored(p Protocol) bool { return p == Kkrpc || p == Capnweb }
 
 func (p *plan) set(c *Call, in reflect.Value, i int, v Value) error {

@@ -204,11 +204,7 @@ func (c *Call) conclude(b *Batch, v Value, e *Error, cause *Error) {
 	default:
 		c.Reply.Result(b, c, v)
 	}
-	if cause != nil {
-		c.endContext(cause)
-	} else {
-		c.endContext(nil)
-	}
+	c.endContext(cause)
 	for _, r := range inputs {
 		r.Close(cause)
 	}

@@ -112,7 +112,7 @@ func (e *Error) Text() string {
 }
 
 // Errorf makes an Error of the given code. Whether the method ran follows from
-// the code where it can: see contract.md section 5.
+// the code where it can.
 func Errorf(code Code, format string, args ...any) *Error {
 	e := &Error{Code: code, Message: fmt.Sprintf(format, args...), Ran: ranOf(code)}
 	for _, a := range args {

@@ -35,7 +35,7 @@ const (
 	LimitKeptUID            = "kept_per_uid"
 )
 
-// Default limits and times of calls (contract.md sections 4 and 6).
+// Default limits and times of calls.
 const (
 	DefaultDeadline = 30 * time.Second
 	MaxDeadline     = time.Hour
@@ -85,9 +85,6 @@ type Gate struct {
 
 // Drain refuses all new calls from now on.
 func (g *Gate) Drain() { g.draining.Store(true) }
-
-// Draining reports whether Drain was called.
-func (g *Gate) Draining() bool { return g.draining.Load() }
 
 // SetScarce says whether the process is short of memory. While it is, only
 // small calls of light methods are taken: those that run inline or steer the hub.

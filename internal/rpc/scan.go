@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// Limits of one JSON text (contract.md section 6). They bound what a peer can
+// Limits of one JSON text. They bound what a peer can
 // make any reader of the value do, here or behind another protocol.
 const (
 	MaxDepth   = 256     // nested arrays and objects

@@ -386,20 +386,3 @@ func (t *Table) Service(name string) *Service {
 
 // Version grows with each change: what was derived from the table is stale when it differs.
 func (t *Table) Version() uint64 { return t.state.Load().version }
-
-// ByPath returns the row that the path names, and how many parts it took. The
-// longest name wins.
-func (t *Table) ByPath(path []string) (m *Method, used int) {
-	s := t.state.Load()
-	for n := min(len(path), maxName/2); n > 0; n-- { // each part takes two bytes of a name
-		if m := s.methods[strings.Join(path[:n], ".")]; m != nil {
-			return m, n
-		}
-	}
-	if len(path) > 1 {
-		if m := t.find(s, path[0]+"."+path[1]); m != nil {
-			return m, 2
-		}
-	}
-	return nil, 0
-}

@@ -94,26 +94,6 @@ func TestTable(t *testing.T) {
 	}
 }
 
-func TestByPath(t *testing.T) {
-	table := NewTable()
-	table.MustAdd(row("demo"), row("demo.sleep"), row("a.b.c"))
-	for path, want := range map[string]string{"demo": "demo 1", "demo/sleep": "demo.sleep 2", "demo/sleep/x": "demo.sleep 2", "demo/x": "demo 1", "a/b": "", "a/b/c/d": "a.b.c 3", "x": ""} {
-		got := ""
-		if m, n := table.ByPath(strings.Split(path, "/")); m != nil {
-			got = fmt.Sprint(m.Name, " ", n)
-		}
-		if got != want {
-			t.Errorf("%s: %q, want %q", path, got, want)
-		}
-	}
-	if m, _ := table.ByPath(make([]string, 1<<20)); m != nil {
-		t.Error("found in a long path")
-	}
-	if m, n := table.ByPath(nil); m != nil || n != 0 {
-		t.Error("found without a path")
-	}
-}
-
 func TestTableReadsDuringChanges(t *testing.T) {
 	table := NewTable()
 	table.MustAdd(row("fix.ed"))
@@ -139,7 +119,6 @@ func TestTableReadsDuringChanges(t *testing.T) {
 					t.Errorf("%d rows", n)
 					return
 				}
-				table.ByPath([]string{"p", "a"})
 			}
 		})
 	}

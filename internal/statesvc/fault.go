@@ -6,9 +6,9 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-// fault turns an error of the store into one that callers understand: contract.md section 5 says how each protocol
-// spells it. What the call itself got wrong or what is in the way has no effect; only a log that failed in the middle
-// of a write leaves the outcome open.
+// fault turns an error of the store into one that callers understand and that each protocol spells. What the call
+// itself got wrong, or what is in the way, has no effect; only a log that failed in the middle of a write leaves the
+// outcome open.
 func fault(err error) *rpc.Error {
 	if e, ok := errors.AsType[*rpc.Error](err); ok {
 		return e

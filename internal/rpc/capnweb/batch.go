@@ -72,7 +72,7 @@ func (sv *Server) batch(w http.ResponseWriter, r *http.Request, a Admission) {
 	}
 	out := new(lines)
 	s := newSession(out, link, a.Peer, &mainObject{table: sv.conf.Table}, sv.conf.Limits)
-	s.unary, s.redact, s.observer = true, sv.conf.Redact, sv.conf.Observer
+	s.unary, s.observer = true, sv.conf.Observer
 	s.trace = traceOf(r)
 	defer func() {
 		s.End(rpc.ErrPeerGone)

@@ -30,8 +30,6 @@ type DialOptions struct {
 	TLS    *tls.Config
 	// Dial opens the connection; nil dials TCP or, for unix URLs, the socket.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Redact is what it is in Config.
-	Redact func(*rpc.Error) *rpc.Error
 }
 
 // Client is the side of a session that opened it. The session is symmetric:
@@ -85,7 +83,6 @@ func Dial(ctx context.Context, address string, opt DialOptions) (*Client, error)
 	link := rpc.NewLink(opt.Gate)
 	link.Out = out
 	s := newSession(sock, link, opt.Peer, opt.Main, limits)
-	s.redact = opt.Redact
 	c := &Client{s: s, sock: sock, done: make(chan struct{})}
 	go func() { // the reader; ends with the connection
 		defer close(c.done)

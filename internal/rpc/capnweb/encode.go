@@ -322,11 +322,8 @@ func (e *encoder) init(m *rpc.Map) {
 	e.text("}")
 }
 
-// error writes an error; see contract.md section 5 for the names.
+// error writes an error.
 func (e *encoder) error(x *rpc.Error) {
-	if h := e.s.redact; h != nil {
-		x = h(x)
-	}
 	if r := remoteOf(x); r != nil {
 		if r.isValue {
 			e.value(r.thrown)

@@ -124,7 +124,7 @@ func thrownValue(v rpc.Value) *rpc.Error {
 	return fromRemote(&remoteError{thrown: v, isValue: true})
 }
 
-// wireName returns the JavaScript class and the message of an error (contract.md section 5).
+// wireName returns the JavaScript class and the message of an error.
 func wireName(e *rpc.Error) (name, message string) {
 	name, message = "Error", e.Text()
 	switch {

@@ -50,12 +50,6 @@ type Config struct {
 	// have been applied before. An error is answered with 403. Nil admits
 	// everybody with all scopes, for tests.
 	Admit func(*http.Request) (Admission, error)
-	// Redact sees each error before it leaves, thrown or part of a value, and
-	// returns what leaves instead: often the same, or a new one (it must not
-	// change what it gets). It runs under the lock of a session and must not block.
-	// Nil leaves errors as they are, which already say nothing of what was not
-	// meant for callers.
-	Redact func(*rpc.Error) *rpc.Error
 	// Observer may be nil.
 	Observer Observer
 	Limits   Limits
@@ -173,7 +167,6 @@ func (sv *Server) session(w http.ResponseWriter, r *http.Request, a Admission) {
 		wire = watched{sock, sv.conf.Observer}
 	}
 	s := newSession(wire, link, a.Peer, &mainObject{table: sv.conf.Table}, sv.conf.Limits)
-	s.redact = sv.conf.Redact
 	s.trace = traceOf(r)
 	sock.session = s
 	s.observer = sv.conf.Observer

@@ -11,7 +11,7 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-// Default limits of a session (contract.md section 6).
+// Default limits of a session.
 const (
 	DefaultMaxMessage = 32 << 20
 	DefaultMaxEntries = 100000
@@ -66,11 +66,10 @@ type Session struct {
 	wire   transport
 	link   *rpc.Link
 	peer   atomic.Pointer[rpc.Peer]
-	own    *mainObject // what export 0 is, when it is a method table
-	main   *promise    // export 0
-	client rpc.Target  // the peer's main object
-	unary  bool        // a batch: no streams, and the peer cannot be called
-	redact func(*rpc.Error) *rpc.Error
+	own    *mainObject      // what export 0 is, when it is a method table
+	main   *promise         // export 0
+	client rpc.Target       // the peer's main object
+	unary  bool             // a batch: no streams, and the peer cannot be called
 	trace  rpc.TraceContext // of the request that began it
 	limits Limits
 

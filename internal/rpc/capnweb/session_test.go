@@ -401,13 +401,6 @@ func TestAReadMethodCarriesItsReader(t *testing.T) {
 	}
 }
 
-func TestRedaction(t *testing.T) {
-	s, tp, _ := testSession(t)
-	s.redact = func(e *rpc.Error) *rpc.Error { return rpc.HandlerError("", "hidden") }
-	say(t, s, `["push",["pipeline",0,["demo","fail"],["secret"]]]`, `["pull",1]`)
-	wantSent(t, tp, `["reject",1,["error","Error","hidden"]]`)
-}
-
 func TestEndBreaksEverything(t *testing.T) {
 	s, _, demo := testSession(t)
 	say(t, s, `["push",["pipeline",0,["demo","counter"],[]]]`, `["pull",1]`, `["push",["pipeline",0,["demo","sleep"],[1000]]]`,

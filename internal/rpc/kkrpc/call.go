@@ -319,9 +319,6 @@ func (k *call) Error(b *rpc.Batch, _ *rpc.Call, e *rpc.Error) {
 
 func (k *call) fail(b *rpc.Batch, e *rpc.Error) {
 	s := k.s
-	if s.redact != nil {
-		e = s.redact(e)
-	}
 	p := getScratch()
 	out := appendFailure((*p)[:0], k.d, k.id, e, k.text, s.form)
 	_ = s.send(b, k.d, out)

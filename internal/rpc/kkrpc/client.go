@@ -33,8 +33,6 @@ type Options struct {
 	Peer   *rpc.Peer
 	Gate   *rpc.Gate
 	Limits Limits
-	// Redact may replace any error that leaves; nil leaves them as they are.
-	Redact func(*rpc.Error) *rpc.Error
 	// StreamResults says that the peer takes results of ours as streams.
 	StreamResults bool
 
@@ -144,7 +142,7 @@ func newClient(wire transport, out *rpc.Outbox, opt Options, ascii bool) *Client
 	link := rpc.NewLink(opt.Gate)
 	link.Out = out
 	s := newSession(wire, link, opt.Peer, opt.API, opt.Limits, ascii)
-	s.redact, s.wants.Streams = opt.Redact, opt.StreamResults
+	s.wants.Streams = opt.StreamResults
 	s.dialect.Store(uint32(Compact))
 	if opt.Dialect != 0 {
 		s.fixed = true

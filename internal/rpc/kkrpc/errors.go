@@ -85,8 +85,7 @@ func (r *remoteError) member(name string) rpc.Value {
 	return rpc.Value{}
 }
 
-// codeNames are the names of errors that no handler has named (contract.md
-// section 5); what is not listed is "Error".
+// codeNames are the names of errors that no handler has named; what is not listed is "Error".
 var codeNames = map[rpc.Code]string{
 	rpc.CodeNotFound:         "NotFound",
 	rpc.CodeInvalidParams:    "TypeError",

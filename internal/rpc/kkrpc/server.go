@@ -44,8 +44,6 @@ type Config struct {
 	// have been applied before. An error is answered with 403. Nil admits
 	// everybody with all scopes, for tests.
 	Admit func(*http.Request) (Admission, error)
-	// Redact may replace any error before it leaves; nil leaves them as they are.
-	Redact func(*rpc.Error) *rpc.Error
 	// Observer may be nil.
 	Observer Observer
 	Limits   Limits
@@ -139,7 +137,7 @@ func (sv *Server) open(wire transport, out *rpc.Outbox, a Admission, wants Wants
 		a.OnLink(link)
 	}
 	s := newSession(wire, link, a.Peer, &sv.conf.API, sv.conf.Limits, ascii)
-	s.wants, s.obs, s.redact = wants, sv.conf.Observer, sv.conf.Redact
+	s.wants, s.obs = wants, sv.conf.Observer
 	if s.obs != nil {
 		s.obs.SessionOpened(s)
 	}

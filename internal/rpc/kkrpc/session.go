@@ -10,7 +10,7 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-// Default limits of a session (contract.md section 6).
+// Default limits of a session.
 const (
 	DefaultMaxMessage = 16 << 20
 	DefaultMaxEntries = 100000
@@ -70,8 +70,7 @@ type Session struct {
 	limits Limits
 	wants  Wants
 	form   rpc.Form
-	obs    Observer                    // may be nil
-	redact func(*rpc.Error) *rpc.Error // may be nil
+	obs    Observer // may be nil
 
 	dialect    atomic.Uint32 // of the latest request of the peer, or as it was set
 	fixed      bool          // the dialect was chosen: requests of the peer do not change it

@@ -219,29 +219,21 @@ func (o *outStream) finishLocked(b *rpc.Batch) {
 			out = append(out, `,"d":true`...)
 		} else {
 			out = append(out, `,"e":`...)
-			out = appendErrorObject(out, Compact, s.shown(err), s.form)
+			out = appendErrorObject(out, Compact, err, s.form)
 		}
 		out = append(out, '}')
 	case err == nil:
 		out, _ = appendStreamMessage(out, o.k.id, "stream-end", "", rpc.Value{}, s.form)
 	default:
-		text := appendErrorObject(nil, Classic, s.shown(err), s.form)
+		text := appendErrorObject(nil, Classic, err, s.form)
 		if o.k.text {
-			_, message := wireName(s.shown(err))
+			_, message := wireName(err)
 			text = rpc.AppendString(nil, message, s.form.ASCII)
 		}
 		out, _ = appendStreamMessage(out, o.k.id, "stream-error", "error", rpc.RawValue(text, rpc.Traits{}), s.form)
 	}
 	_ = s.send(b, o.k.d, out)
 	putScratch(p, out)
-}
-
-// shown is an error as it may leave.
-func (s *Session) shown(e *rpc.Error) *rpc.Error {
-	if s.redact != nil {
-		return s.redact(e)
-	}
-	return e
 }
 
 func (s *Session) forgetSource(o *outStream) {

@@ -13,7 +13,7 @@ const (
 	kindSerialization = "serialization"
 )
 
-// kinds are the wire words of the codes (contract.md section 5).
+// kinds are the wire words of the codes.
 var kinds = map[rpc.Code]string{
 	rpc.CodeNotFound:         kindNotFound,
 	rpc.CodeHandler:          kindHandler,

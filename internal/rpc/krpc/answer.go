@@ -79,9 +79,6 @@ func (x *exchange) answerFailure(f *failure) {
 
 // answerError answers with an error of the core.
 func (x *exchange) answerError(e *rpc.Error) {
-	if redact := x.server.conf.Redact; redact != nil {
-		e = redact(e)
-	}
 	if e.Code == rpc.CodeTooLarge && e.Ran == rpc.RanNo {
 		x.refused(ReasonTooLarge)
 		x.answerRefusal(refusal{status: http.StatusRequestEntityTooLarge, text: e.Text()})

@@ -82,8 +82,6 @@ type Config struct {
 	// Hook names a method that is called before each call with pmhparams as
 	// its arguments; an error of it is the answer. "" for none.
 	Hook string
-	// Redact may replace any error before it leaves; nil leaves them as they are.
-	Redact func(*rpc.Error) *rpc.Error
 	// Observer may be nil.
 	Observer Observer
 	Limits   Limits

@@ -7,7 +7,7 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-// nameOf returns the Python exception that e is on this wire (contract.md section 5).
+// nameOf returns the Python exception that e is on this wire.
 func nameOf(e *rpc.Error) string {
 	switch e.Code {
 	case rpc.CodeNotFound:

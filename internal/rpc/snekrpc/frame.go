@@ -10,7 +10,7 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-// DefaultMaxFrame is the most bytes of one message (contract.md section 6).
+// DefaultMaxFrame is the most bytes of one message.
 const DefaultMaxFrame = 16 << 20
 
 // handshake is the message that asks for the codec; the answer is the same
