@@ -66,7 +66,7 @@ func (l *Link) Goodbye() { l.left.Store(true) }
 func (l *Link) SaidGoodbye() bool { return l.left.Load() }
 
 // Stopping reports whether the hub is shutting down.
-func (l *Link) Stopping() bool { return l.gate.Draining() }
+func (l *Link) Stopping() bool { return l.gate.draining.Load() }
 
 // SetQuota makes later calls count among those of somebody else: the other end
 // has authenticated. Calls that run stay where they were counted.
