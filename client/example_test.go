@@ -165,6 +165,42 @@ func ExampleClient_Produce() {
 	// 2 output
 }
 
+// Go on behind the last event that was seen, also in a later run of the program:
+// its number counts in one life of the session, the epoch.
+func ExampleClient_Attach() {
+	ctx := context.Background()
+	c, _ := client.Dial(ctx, "", &client.Options{Dialer: exampleHub})
+	defer c.Close()
+	p, err := c.Produce(ctx, "build-43", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer p.Close(ctx)
+	for _, text := range []string{"compiling", "done"} {
+		if err := p.Publish(ctx, map[string]any{"type": "output", "rendered": text}); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	var seen client.Event
+	for e, err := range c.Attach(ctx, "build-43", nil) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		seen = e // its Seq and Epoch are what is to be kept
+		break
+	}
+	for e, err := range c.Attach(ctx, "build-43", &client.AttachOptions{Since: &seen.Seq, Epoch: seen.Epoch}) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(e.Seq, e.Type)
+		break
+	}
+	// Output:
+	// 2 output
+}
+
 // Offer methods to the clients of every protocol, until ctx ends.
 func ExampleClient_Provide() {
 	ctx, stop := context.WithCancel(context.Background())
