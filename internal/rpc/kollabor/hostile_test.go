@@ -43,7 +43,6 @@ var badLines = []struct {
 	{"a surrogate in UTF-8", "{\"a\":\"\xed\xa0\x80\"}", "error", nil, "", frame.BadUTF8},
 	{"control character", "{\"action\":\"pi\x01ng\"}", "error", nil, "", frame.BadJSON},
 	{"NUL", "\x00", "error", nil, "", frame.BadJSON},
-	{"byte order mark", "\ufeff{\"action\":\"ping\"}", "error", nil, "", frame.BadJSON},
 	{"upper case", `{"Action":"ping"}`, "error", nil, "", frame.UnknownAction},
 	{"unknown action", `{"action":"nope","request_id":"i5"}`, "error", "i5", "", frame.UnknownAction},
 	{"no action", `{"no_action":1}`, "error", nil, "", frame.UnknownAction},
