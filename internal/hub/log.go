@@ -102,7 +102,7 @@ func (o callObserver) Done(c *rpc.Call, err *rpc.Error, took time.Duration) {
 	if !slow && c.ID() == 0 && took >= rpc.DefaultSlow && (c.Method == nil || c.Method.Slow >= 0) {
 		// It ran on the reader, where nothing can tell of it while it runs.
 		slow = true
-		o.h.metrics.seriesOf(c).slow.Inc()
+		o.h.metrics.seriesOf(c).slowCounter().Inc()
 	}
 	if slow {
 		o.h.log.Warn("slow handler ended", callFields(c, err, zap.Duration("took", took))...)
@@ -113,7 +113,7 @@ func (o callObserver) Done(c *rpc.Call, err *rpc.Error, took time.Duration) {
 }
 
 func (o callObserver) Slow(c *rpc.Call, age time.Duration) {
-	o.h.metrics.seriesOf(c).slow.Inc()
+	o.h.metrics.seriesOf(c).slowCounter().Inc()
 	o.h.log.Warn("slow handler", callFields(c, nil, zap.Duration("age", age))...)
 }
 

@@ -144,7 +144,10 @@ func newMetrics(version string, protocols []rpc.Protocol) *metrics {
 // zero makes the series that are there before anything happened.
 func (m *metrics) zero() {
 	m.other = m.series(otherMethod)
+	m.other.slowCounter()
 	for _, p := range m.protocols {
+		m.other.counter(p, rpc.CodeOK)
+		m.other.observer(p)
 		for _, cause := range []string{causeCaller, causeDeadline, causeGone, causeShutdown, causeAdmin, causeOther} {
 			m.cancels.WithLabelValues(string(p), cause)
 		}
@@ -212,7 +215,7 @@ type methodSeries struct {
 	metrics  *metrics
 	name     string
 	gone     atomic.Bool // the method is no longer in the table
-	slow     prometheus.Counter
+	slow     atomic.Pointer[prometheus.Counter]
 	calls    [5][16]atomic.Pointer[prometheus.Counter]
 	duration [5]atomic.Pointer[prometheus.Observer]
 }
@@ -241,15 +244,13 @@ func (m *metrics) removed(method *rpc.Method) {
 	m.slow.DeletePartialMatch(labels)
 }
 
+// series returns what holds the series of a method. They begin with its first call: most methods are never called
+// through most protocols, and each series is paid for at each scrape.
 func (m *metrics) series(name string) *methodSeries {
 	m.mu.Lock()
-	s := &methodSeries{metrics: m, name: name, slow: m.slow.WithLabelValues(name)}
+	defer m.mu.Unlock()
+	s := &methodSeries{metrics: m, name: name}
 	m.owners[name] = s
-	m.mu.Unlock()
-	for _, p := range m.protocols {
-		s.counter(p, rpc.CodeOK)
-		s.observer(p)
-	}
 	return s
 }
 
@@ -263,36 +264,39 @@ func (m *metrics) seriesOf(c *rpc.Call) *methodSeries {
 	return m.other
 }
 
-func (s *methodSeries) counter(p rpc.Protocol, code rpc.Code) prometheus.Counter {
-	slot := &s.calls[protocolIndex(p)][codeIndex(code)]
-	if c := slot.Load(); c != nil {
-		return *c
+// made returns what slot holds. The first time it is made, or, for a method that
+// has left the table, that of the other methods is returned.
+func made[T any](s *methodSeries, slot *atomic.Pointer[T], fresh func() T, other func(*methodSeries) T) T {
+	if v := slot.Load(); v != nil {
+		return *v
 	}
 	s.metrics.mu.Lock()
 	if s.gone.Load() {
 		s.metrics.mu.Unlock()
-		return s.metrics.other.counter(p, code)
+		return other(s.metrics.other)
 	}
 	defer s.metrics.mu.Unlock()
-	c := s.metrics.calls.WithLabelValues(string(p), s.name, string(code))
-	slot.Store(&c)
-	return c
+	v := fresh()
+	slot.Store(&v)
+	return v
+}
+
+func (s *methodSeries) counter(p rpc.Protocol, code rpc.Code) prometheus.Counter {
+	return made(s, &s.calls[protocolIndex(p)][codeIndex(code)],
+		func() prometheus.Counter { return s.metrics.calls.WithLabelValues(string(p), s.name, string(code)) },
+		func(o *methodSeries) prometheus.Counter { return o.counter(p, code) })
 }
 
 func (s *methodSeries) observer(p rpc.Protocol) prometheus.Observer {
-	slot := &s.duration[protocolIndex(p)]
-	if o := slot.Load(); o != nil {
-		return *o
-	}
-	s.metrics.mu.Lock()
-	if s.gone.Load() {
-		s.metrics.mu.Unlock()
-		return s.metrics.other.observer(p)
-	}
-	defer s.metrics.mu.Unlock()
-	o := s.metrics.duration.WithLabelValues(string(p), s.name)
-	slot.Store(&o)
-	return o
+	return made(s, &s.duration[protocolIndex(p)],
+		func() prometheus.Observer { return s.metrics.duration.WithLabelValues(string(p), s.name) },
+		func(o *methodSeries) prometheus.Observer { return o.observer(p) })
+}
+
+func (s *methodSeries) slowCounter() prometheus.Counter {
+	return made(s, &s.slow,
+		func() prometheus.Counter { return s.metrics.slow.WithLabelValues(s.name) },
+		(*methodSeries).slowCounter)
 }
 
 // done counts one answered call.

@@ -32,7 +32,12 @@ func TestSeriesDoNotOutliveTheirMethods(t *testing.T) {
 	}
 	p := provideWeather(t, h) // the next one of the name has its own again
 	defer p.Close()
-	if got := h.sample(`hubd_calls_total{code="ok",method="weather.raw",protocol="kollabor"}`); got != "0" {
-		t.Errorf("a new method of the name: %q", got)
+	c := h.dial()
+	defer c.Close()
+	c.send(`{"action":"rpc_request","request_id":"1","method":"weather.raw"}` + "\n")
+	p.answer(p.request("rpc_request"), `1`)
+	c.reply()
+	if got := h.sample(`hubd_calls_total{code="ok",method="weather.raw",protocol="kollabor"}`); got != "1" {
+		t.Errorf("a new method of the name: %q, want 1", got)
 	}
 }

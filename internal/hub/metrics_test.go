@@ -103,10 +103,10 @@ func TestCatalog(t *testing.T) {
 func TestSeriesFromTheFirstScrape(t *testing.T) {
 	h := startHub(t, Options{Demo: true})
 	for _, series := range []string{
-		`hubd_slow_handlers_total{method="other"}`, `hubd_slow_handlers_total{method="demo.sleep"}`,
+		`hubd_slow_handlers_total{method="other"}`,
 		`hubd_failed_frames_total{protocol="kollabor",reason="json"}`,
-		`hubd_calls_total{code="ok",method="echo",protocol="kollabor"}`, `hubd_calls_total{code="ok",method="other",protocol="kollabor"}`,
-		`hubd_call_duration_seconds_count{method="echo",protocol="kollabor"}`,
+		`hubd_calls_total{code="ok",method="other",protocol="kollabor"}`,
+		`hubd_call_duration_seconds_count{method="other",protocol="krpc"}`,
 		`hubd_calls_in_flight{protocol="kollabor"}`, `hubd_calls_in_flight{protocol="capnweb"}`,
 		`hubd_connections{protocol="kollabor",transport="unix"}`, `hubd_connections{protocol="kkrpc",transport="tcp"}`,
 		`hubd_rejected_total{limit="calls_per_connection"}`, `hubd_rejected_total{limit="connections"}`,
@@ -282,6 +282,37 @@ func BenchmarkScrape(b *testing.B) {
 	}
 }
 
+// TestSeriesBeginWithTheFirstCall: an idle hub has at most 600 series, and a method that is used through one protocol
+// brings at most 40.
+func TestSeriesBeginWithTheFirstCall(t *testing.T) {
+	h := startHub(t, Options{Demo: true})
+	count := func() (n int) {
+		_, body := h.get("/metrics")
+		for line := range strings.Lines(body) {
+			if !strings.HasPrefix(line, "#") {
+				n++
+			}
+		}
+		return n
+	}
+	h.get("/metrics") // the first scrape has counts of HTTP behind it that the next one shows
+	idle := count()
+	if idle < 200 || idle > 600 {
+		t.Errorf("%d series of an idle hub, want at most 600", idle)
+	}
+	c := h.dial()
+	defer c.Close()
+	if r := c.call("math.add", `[1,2]`); r.Error != nil {
+		t.Fatalf("%+v", r)
+	}
+	if n := count(); n <= idle || n > idle+40 {
+		t.Errorf("%d series more after a call of one method, want 1 to 40", n-idle)
+	}
+	if got := h.sample(`hubd_calls_total{code="ok",method="math.add",protocol="kollabor"}`); got != "1" {
+		t.Errorf("calls %q, want 1", got)
+	}
+}
+
 // metricsPage writes docs/metrics.md.
 func metricsPage(m *metrics) []byte {
 	var w bytes.Buffer
@@ -289,7 +320,7 @@ func metricsPage(m *metrics) []byte {
 
 The hub serves these at ` + "`/metrics`" + ` on every listener, and at ` + "`--metrics ADDRESS`" + ` alone, as Prometheus text or OpenMetrics.
 Label values come from the method table and from constants; names that callers make up are counted as ` + "`method=\"other\"`" + `.
-Series whose label values are known beforehand are there, at zero, from the first scrape. Durations also have native histogram buckets, and
+Series of a method and a protocol begin with their first call. Others whose label values are known beforehand are there, at zero, from the first scrape. Durations also have native histogram buckets, and
 exemplars with the trace id of callers that send one. The usual ` + "`go_*`" + ` and ` + "`process_*`" + ` metrics are there as well.
 
 This page is generated: ` + "`go test ./internal/hub -run TestMetricsPage -update`" + `.
