@@ -243,7 +243,6 @@ var configKeys = []configKey{
 	number("kept_per_uid", "bytes that one user makes the hub keep when its calls are over: provided methods, prompts and snapshots of sessions, and the like",
 		func(l *Limits) *int { return &l.KeptPerUID }),
 	number("kept", "the same of all users together", func(l *Limits) *int { return &l.Kept }),
-	span("request_wait", "time that a call waits for room for its arguments", func(l *Limits) *time.Duration { return &l.RequestWait }),
 	orNone(number("memory", "bytes of the whole process; from 90 % on new work is refused; 0 for the limit of its control group, if there is one",
 		func(l *Limits) *int { return &l.Memory })),
 	number("outbox", "bytes that wait to be taken by one peer", func(l *Limits) *int { return &l.Outbox }),

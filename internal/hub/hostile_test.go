@@ -242,11 +242,11 @@ func TestOwnerOfAClosedSocketIsNobody(t *testing.T) {
 	}
 }
 
-// Running calls hold a bounded amount of arguments: large ones wait a moment for
-// room and are refused then, small ones never.
+// Running calls hold a bounded amount of arguments: large ones are refused when
+// there is no room, small ones never.
 func TestArgumentsOfRunningCallsShareABudget(t *testing.T) {
 	t.Parallel()
-	h := startHub(t, Options{Demo: true, Limits: Limits{RequestMemory: 4 << 20, RequestWait: 50 * time.Millisecond}})
+	h := startHub(t, Options{Demo: true, Limits: Limits{RequestMemory: 4 << 20}})
 	w := h.dial()
 	big := strings.Repeat("x", 3<<20)
 	wait := func(id string, n int) {

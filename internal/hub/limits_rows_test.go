@@ -199,21 +199,22 @@ var limitRows = []limitRow{
 	},
 	{
 		name: "memory of requests", keys: []string{"request_memory"}, limit: "request_memory",
-		options: small(Limits{RequestMemory: 256 << 10, RequestWait: time.Second}),
+		options: small(Limits{RequestMemory: 256 << 10}),
 		exceed: func(h *limitTest) {
 			w := h.dial()
 			room := strings.Repeat(" ", 300<<10)
 			w.send(strings.Replace(fmt.Sprintf(sleeper, "1"), "60}", "60"+room+"}", 1))
 			h.inFlight(1)
-			// The second waits; what it waits for is not behind it.
-			w.send(strings.Replace(fmt.Sprintf(sleeper, "2"), "60}", "60"+room+"}", 1) + `{"action":"rpc_cancel","request_id":"1"}` + "\n")
+			w.send(strings.Replace(fmt.Sprintf(sleeper, "2"), "60}", "60"+room+"}", 1))
+			if r := w.reply(); r.RequestID != "2" || r.kind() != "overloaded" {
+				h.Errorf("the one that found no room: %v", r)
+			}
+			w.send(`{"action":"rpc_cancel","request_id":"1"}` + "\n")
 			if r := w.reply(); r.RequestID != "1" || r.kind() != "cancelled" {
 				h.Errorf("the cancelled one: %v", r)
 			}
-			w.send(strings.Replace(fmt.Sprintf(sleeper, "3"), "60}", "60"+room+"}", 1)) // 2 runs now
-			if r := w.reply(); r.RequestID != "3" || r.kind() != "overloaded" {
-				h.Errorf("the one that found no room: %v", r)
-			}
+			w.send(strings.Replace(fmt.Sprintf(sleeper, "3"), "60}", "60"+room+"}", 1)) // there is room again
+			h.inFlight(1)
 			h.served(w)
 		},
 	},

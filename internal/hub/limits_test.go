@@ -136,7 +136,6 @@ func (h *limitTest) rejections() map[string]int {
 
 // noRowForKey has the keys limits.* that no row exceeds, and why.
 var noRowForKey = map[string]string{
-	"limits.request_wait":        "how long request_memory is waited for; its row sets it",
 	"limits.drain":               "not met by a peer but by the hub as it stops: TestShutdownCancelsWhatDoesNotEnd; counts in hubd_cancels_total{cause=\"shutdown\"}",
 	"limits.tcp_silence":         "needs a network that is cut: TestPeersBehindACutCable; the kernel ends those connections",
 	"limits.session_memory":      "costs history, refuses nobody: hubd_session_evicted_events_total, TestMemoryOfAllSessionsIsBounded of the session package",

@@ -126,7 +126,6 @@ type Limits struct {
 	RequestMemory              int           // bytes of the arguments of running calls, all connections
 	KeptPerUID                 int           // bytes that one user makes the hub keep: see rpc.Kept
 	Kept                       int           // all users
-	RequestWait                time.Duration // that a call waits for some of it
 	Memory                     int           // bytes of the whole process
 	Outbox                     int           // bytes that wait for one peer
 	CapnwebMessage             int           // bytes of one message or batch of Cap'n Web
@@ -193,7 +192,6 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.RequestMemory, rpc.DefaultRequestMemory)
 	fill(&l.KeptPerUID, rpc.DefaultKeptPerUID)
 	fill(&l.Kept, rpc.DefaultKept)
-	fill(&l.RequestWait, rpc.DefaultRoomWait)
 	fill(&l.Outbox, rpc.DefaultHard)
 	fill(&l.CapnwebMessage, capnweb.DefaultMaxMessage)
 	fill(&l.CapnwebEntries, capnweb.DefaultMaxEntries)
@@ -420,7 +418,7 @@ func (l Limits) validate() error {
 	check("connections_unauthenticated", int64(l.ConnectionsUnauthenticated), 1, 1<<20)
 	check("http_head_bytes", int64(l.HTTPHeadBytes), 1<<10, 16<<20)
 	for name, d := range map[string]time.Duration{
-		"capnweb_batch": l.CapnwebBatch, "websocket_ping": l.WebSocketPing, "request_wait": l.RequestWait, "partial_frame": l.PartialFrame, "http_body": l.HTTPBody, "handshake": l.Handshake, "first_byte": l.FirstByte, "http_head": l.HTTPHead, "http_idle": l.HTTPIdle, "write_stall": l.WriteStall, "tcp_silence": l.TCPSilence, "drain": l.Drain,
+		"capnweb_batch": l.CapnwebBatch, "websocket_ping": l.WebSocketPing, "partial_frame": l.PartialFrame, "http_body": l.HTTPBody, "handshake": l.Handshake, "first_byte": l.FirstByte, "http_head": l.HTTPHead, "http_idle": l.HTTPIdle, "write_stall": l.WriteStall, "tcp_silence": l.TCPSilence, "drain": l.Drain,
 	} {
 		if d != 0 && (d < time.Millisecond || d > time.Hour) {
 			problems = append(problems, fmt.Errorf("limits.%s: %v is not between 1ms and 1h", name, d))

@@ -173,8 +173,8 @@ func newHub(o Options) *hub {
 	h.gate = &rpc.Gate{
 		Observer: callObserver{h}, CallsPerLink: o.Limits.CallsPerConnection, CallsPerUID: o.Limits.CallsPerUID, Calls: o.Limits.Calls,
 		SubscriptionsPerLink: o.Limits.SubscriptionsPerConnection, SubscriptionsPerUID: o.Limits.SubscriptionsPerUID,
-		RequestMemory: int64(o.Limits.RequestMemory), RoomWait: o.Limits.RequestWait,
-		KeptPerUID: int64(o.Limits.KeptPerUID), Kept: int64(o.Limits.Kept),
+		RequestMemory: int64(o.Limits.RequestMemory),
+		KeptPerUID:    int64(o.Limits.KeptPerUID), Kept: int64(o.Limits.Kept),
 	}
 	h.table.Added = h.metrics.added
 	h.sessions = h.newSessions()

@@ -60,7 +60,6 @@ type Call struct {
 
 	link     *Link
 	quota    *Quota // in which it is counted; set by Start
-	mayWait  bool   // it was in the lobby; set by Start
 	id       uint64 // set by Own
 	weight   int64  // of Args in memory; set by Own
 	began    time.Time

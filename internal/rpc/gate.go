@@ -50,14 +50,14 @@ const (
 	DefaultSubscriptionsPerUID  = 4096
 	DefaultRequestMemory        = 256 << 20
 
-	smallRequest = 16 << 10 // what such a call holds is counted, but it waits for no room
+	smallRequest = 16 << 10 // bytes of arguments; such a call is counted, but not refused for lack of RequestMemory
 )
 
 // Gate is what all links of a hub share: limits, default times, the observer,
 // and whether new calls are still taken. Its exported fields are set before
 // the first link is made. The zero Gate has the default limits.
 type Gate struct {
-	Observer     Observer      // nil: nobody looks
+	Observer     Observer      // nil: nothing is observed
 	Deadline     time.Duration // of a method that names none; 0: DefaultDeadline
 	MaxDeadline  time.Duration // 0: MaxDeadline
 	Slow         time.Duration // of a method that names none; 0: DefaultSlow
@@ -69,8 +69,9 @@ type Gate struct {
 	SubscriptionsPerLink int // 0: DefaultSubscriptionsPerLink
 	SubscriptionsPerUID  int // 0: DefaultSubscriptionsPerUID
 
-	RequestMemory int64         // bytes of the arguments of registered calls; 0: DefaultRequestMemory
-	RoomWait      time.Duration // how long a call waits for some of it; 0: DefaultRoomWait
+	// RequestMemory bounds the bytes of the arguments of registered calls. A call
+	// of more than 16 KiB that comes when they hold as much is refused. 0: DefaultRequestMemory.
+	RequestMemory int64
 
 	KeptPerUID int64 // bytes that one user makes the hub keep; 0: DefaultKeptPerUID; see Kept
 	Kept       int64 // all users; 0: DefaultKept
@@ -80,7 +81,6 @@ type Gate struct {
 	memory   atomic.Int64 // of the arguments of registered calls
 	draining atomic.Bool
 	scarce   atomic.Bool
-	lobby    lobby
 }
 
 // Drain refuses all new calls from now on.
@@ -92,13 +92,6 @@ func (g *Gate) SetScarce(on bool) { g.scarce.Store(on) }
 
 // Memory returns how many bytes the arguments of running calls hold.
 func (g *Gate) Memory() int64 { return g.memory.Load() }
-
-// Waiting returns how many bytes the arguments of calls hold that wait for room.
-func (g *Gate) Waiting() int64 {
-	g.lobby.mu.Lock()
-	defer g.lobby.mu.Unlock()
-	return g.lobby.bytes
-}
 
 // InFlight returns how many registered calls run.
 func (g *Gate) InFlight() int { return int(g.inFlight.Load()) }

@@ -22,9 +22,6 @@ type Link struct {
 	left  atomic.Bool           // the other end said goodbye
 	subs  atomic.Int64          // subscriptions: calls of Endless methods, and see Call.Subscribe
 
-	lobby []*waiter    // calls that wait for room, in their order; guarded by gate.lobby.mu
-	waits atomic.Int64 // how many
-
 	mu      sync.Mutex // before call, stream and outbox locks; never held while one of them is waited for
 	byKey   map[string]*Call
 	heap    []*Call // 4-ary, by next event
@@ -83,18 +80,10 @@ func (l *Link) Start(b *Batch, t Target, c *Call) {
 	if c.quota = l.quota.Load(); c.quota == nil {
 		c.quota = l.Quota
 	}
-	switch e := l.refuse(c, t); {
-	case e != nil:
+	if e := l.refuse(c, t); e != nil {
 		c.Finish(b, Value{}, e)
-	case l.mustWait(c):
-		l.wait(b, t, c)
-	default:
-		l.launch(b, t, c)
+		return
 	}
-}
-
-// launch starts an admitted call.
-func (l *Link) launch(b *Batch, t Target, c *Call) {
 	defer l.recover(b, c)
 	t.Start(b, c)
 }
@@ -133,6 +122,9 @@ func (l *Link) refuse(c *Call, t Target) *Error {
 	}
 	if n > 0 && c.Key != "" && l.InFlight(c.Key) {
 		return errDuplicate
+	}
+	if g.memory.Load() >= or(g.RequestMemory, DefaultRequestMemory) && c.Args.weight() > smallRequest {
+		return l.Over(LimitRequestMemory, "the arguments of running calls hold too much memory")
 	}
 	return nil
 }
@@ -343,7 +335,6 @@ func (l *Link) register(c *Call) {
 	if c.Key != "" {
 		if l.byKey[c.Key] != nil { // the key was not known before Own
 			l.mu.Unlock()
-			c.mayWait = false // it never was here, and nobody else knows it
 			c.Finish(nil, Value{}, errDuplicate)
 			return
 		}
@@ -353,9 +344,7 @@ func (l *Link) register(c *Call) {
 		l.byKey[c.Key] = c
 	}
 	l.count(c, 1)
-	if !c.mayWait { // else where it waits says what it holds
-		l.gate.memory.Add(c.weight)
-	}
+	l.gate.memory.Add(c.weight)
 	l.push(c)
 	l.armLocked()
 	closed := l.closed
@@ -378,11 +367,7 @@ func (l *Link) remove(c *Call) {
 	}
 	l.mu.Unlock()
 	l.count(c, -1)
-	if c.mayWait {
-		l.gate.forget(c)
-	} else {
-		l.gate.giveBack(c.weight)
-	}
+	l.gate.memory.Add(-c.weight)
 }
 
 // count notes that a call is registered, or no longer.

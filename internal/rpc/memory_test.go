@@ -40,7 +40,7 @@ const largeCall = 1 << 20
 
 func newRoomTest() *roomTest {
 	r := &roomTest{counts: &rejections{n: map[string]int{}}, end: map[string]chan struct{}{}, answers: map[string]string{}}
-	r.gate = &Gate{Observer: r.counts, RequestMemory: largeCall, RoomWait: 10 * time.Second, Slow: -1, Deadline: -1}
+	r.gate = &Gate{Observer: r.counts, RequestMemory: largeCall, Slow: -1, Deadline: -1}
 	r.method = NewMethod(&Method{Name: "hold", Scope: ScopeCall}, func(c *Call) (Value, error) {
 		id := c.Key
 		r.mu.Lock()
@@ -123,82 +123,30 @@ func (r *roomTest) check(t *testing.T, when, started string, answers map[string]
 func (r *roomTest) over(t *testing.T) {
 	t.Helper()
 	synctest.Wait()
-	if m, w, n := r.gate.Memory(), r.gate.Waiting(), r.gate.InFlight(); m != 0 || w != 0 || n != 0 {
-		t.Errorf("left over: %d bytes of running calls, %d of waiting ones, %d calls", m, w, n)
+	if m, n := r.gate.Memory(), r.gate.InFlight(); m != 0 || n != 0 {
+		t.Errorf("left over: %d bytes of running calls, %d calls", m, n)
 	}
 }
 
-// A large call waits for room, and what its connection sends after it keeps its
-// place; small calls of other connections pass; a cancel reaches who waits.
-func TestLargeCallsWaitForRoom(t *testing.T) {
+// A large call that finds no room for its arguments is refused at once; small
+// ones pass, and the next large one when there is room again. A cancel gives room back, too.
+func TestLargeCallsNeedRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoomTest()
-		a, b, c := r.link(), r.link(), r.link()
+		a, b := r.link(), r.link()
 		r.call(a, "a1", largeCall)
-		r.call(b, "b1", 128<<10)
+		r.call(b, "b1", 17<<10)
 		r.call(b, "b2", 1)
-		r.call(c, "c1", 1)
-		r.check(t, "full", "a1 c1", nil)
-		r.call(a, "a2", 64<<10)
-		b.Cancel([]byte("b1"), ErrCancelled)
-		r.check(t, "the large one is cancelled", "a1 c1 b2", map[string]string{"b1": "cancelled"})
-		r.finish("a1")
-		r.check(t, "there is room", "a1 c1 b2 a2", map[string]string{"b1": "cancelled", "a1": "ok"})
-		for _, id := range []string{"a2", "b2", "c1"} {
-			r.finish(id)
-		}
-		r.over(t)
-		if len(r.counts.n) > 0 {
-			t.Errorf("refused: %v", r.counts.n)
-		}
-	})
-}
-
-// The wait is bounded in time and in bytes, and ends with the connection.
-func TestWaitForRoomIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRoomTest()
-		a, b, c := r.link(), r.link(), r.link()
-		r.call(a, "a1", largeCall)
-		r.call(b, "b1", 200<<10)
-		r.call(b, "b2", 1)
-		r.call(c, "c1", 100<<10) // more than a quarter in all
-		r.check(t, "full", "a1", map[string]string{"c1": "overloaded"})
-		r.call(c, "c2", 20<<10)
-		time.Sleep(10*time.Second + time.Millisecond)
-		r.check(t, "waited long enough", "a1 b2", map[string]string{"c1": "overloaded", "b1": "overloaded", "c2": "overloaded"})
-		if n := r.counts.n[LimitRequestMemory]; n != 3 {
+		r.call(a, "a1", 17<<10)
+		r.check(t, "full", "a1 b2", map[string]string{"b1": "overloaded", "a1": "duplicate"})
+		if n := r.counts.n[LimitRequestMemory]; n != 1 {
 			t.Errorf("counted %d times: %v", n, r.counts.n)
 		}
-		r.call(b, "b3", 20<<10)
-		b.Close(ErrPeerGone, time.Second)
-		r.check(t, "its connection ends", "a1 b2", map[string]string{
-			"c1": "overloaded", "b1": "overloaded", "c2": "overloaded", "b2": "cancelled", "b3": "cancelled"})
-		r.finish("a1")
-		r.over(t)
-	})
-}
-
-// An id that is in use is refused also while it waits, and connections take turns.
-func TestWaitingCallsTakeTurns(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRoomTest()
-		a, b, c := r.link(), r.link(), r.link()
-		r.call(a, "a1", largeCall)
-		for _, id := range []string{"b1", "b2", "b3"} {
-			r.call(b, id, 40<<10)
-		}
-		r.call(c, "c1", 40<<10)
-		r.call(b, "b2", 17<<10)
-		r.check(t, "full", "a1", map[string]string{"b2": "duplicate"})
-		r.gate.RequestMemory = 1 // one at a time from now on
-		r.finish("a1")
-		for _, id := range []string{"b1", "c1", "b2", "b3"} {
-			synctest.Wait()
-			r.finish(id)
-		}
-		r.check(t, "all through", "a1 b1 c1 b2 b3", map[string]string{
-			"a1": "ok", "b1": "ok", "c1": "ok", "b2": "duplicate+ok", "b3": "ok"})
+		a.Cancel([]byte("a1"), ErrCancelled)
+		r.call(b, "b3", 128<<10)
+		r.check(t, "cancelled", "a1 b2 b3", map[string]string{"b1": "overloaded", "a1": "duplicate+cancelled"})
+		r.finish("b2")
+		r.finish("b3")
 		r.over(t)
 	})
 }
