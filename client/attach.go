@@ -62,7 +62,7 @@ type AttachOptions struct {
 	// Name is how others see this follower; "" leaves it to the hub.
 	Name string
 	// Since asks for the events after that number, as far as they are kept; nil
-	// for those that the session keeps for newcomers.
+	// for those that the session keeps for new followers.
 	Since *uint64
 	// Epoch is the life of the session in which Since was given, see
 	// Event.Epoch; "" is the present one. When the session has another one by

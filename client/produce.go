@@ -22,7 +22,7 @@ type ProduceOptions struct {
 	// Title and Meta are shown with the session.
 	Title string
 	Meta  any
-	// Ring is how many events the hub keeps for newcomers; 0 leaves it to the hub.
+	// Ring is how many events the hub keeps for new followers; 0 leaves it to the hub.
 	Ring int
 	// Buffer bounds the bytes of the events that wait for the hub; 0 means 8 MiB.
 	// Publish waits while there are more.

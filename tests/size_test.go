@@ -49,7 +49,7 @@ func TestSmallWindowCountsWhileItIsThere(t *testing.T) {
 
 // Who attaches to a program that draws only when its size changes sees it, with
 // a window of the same size and read-only, too, though nothing is replayed.
-func TestNewcomersSeeAFullScreenProgram(t *testing.T) {
+func TestNewFollowersSeeAFullScreenProgram(t *testing.T) {
 	t.Parallel()
 	self, err := os.Executable()
 	if err != nil {

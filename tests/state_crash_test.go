@@ -196,8 +196,8 @@ func (w *crashWatcher) arrived() bool {
 	return target > 0 && w.through.Load() >= target
 }
 
-// helping is how many items the slow watcher takes at a time.
-const helping = 200
+// slowBatch is how many items the slow watcher takes at a time.
+const slowBatch = 200
 
 // follow watches over one connection. killed says that it broke, which is seen
 // in reading or in writing; any other error is one that must not be.
@@ -209,7 +209,7 @@ func (w *crashWatcher) follow(c *tryWire) (killed bool, err error) {
 		w.got = w.got[:len(w.got)-1]
 	}
 	text := request("w", "state.watch", fmt.Sprintf(`{"from_revision":%d}`, through), `"stream":true`)
-	credit := fmt.Sprintf(`{"action":"rpc_credit","request_id":"w","n":%d}`+"\n", helping)
+	credit := fmt.Sprintf(`{"action":"rpc_credit","request_id":"w","n":%d}`+"\n", slowBatch)
 	if w.slow {
 		text += credit
 	}
@@ -238,7 +238,7 @@ func (w *crashWatcher) follow(c *tryWire) (killed bool, err error) {
 		if w.arrived() {
 			return false, nil
 		}
-		if w.slow && items%helping == 0 {
+		if w.slow && items%slowBatch == 0 {
 			if w.target.Load() == 0 {
 				time.Sleep(time.Duration(w.random.IntN(30)) * time.Millisecond) // it has other things to do
 			}

@@ -49,7 +49,7 @@ func newAttach(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "attach [SESSION]",
 		Short: "Follow a session, and type into it",
-		Long: `Follow a session: print what it keeps for newcomers, then what is published. It
+		Long: `Follow a session: print what it keeps for new followers, then what is published. It
 ends when the session is closed. A broken connection is made again: what came
 meanwhile is printed, and if something was lost it says so.
 

@@ -81,7 +81,7 @@ for a minute at most, and then output is dropped and the followers are told).`,
 	flags.BoolVarP(&r.detach, "detach", "d", false, "let the program run without this terminal")
 	flags.BoolVarP(&r.keys, "interactive", "i", false, "take the keyboard, though stdout is not the terminal")
 	flags.StringVar(&r.title, "title", "", "`text` shown with the session; without it, the command line")
-	flags.IntVar(&r.ring, "ring", 4096, "show newcomers the latest `N` pieces of output, within 4 MiB")
+	flags.IntVar(&r.ring, "ring", 4096, "show new followers the latest `N` pieces of output, within 4 MiB")
 	flags.StringVar(&r.size, "size", "", "start at `COLSxROWS`; without it, the size of this terminal, or 80x24")
 	return cmd
 }

@@ -60,7 +60,7 @@ type conn struct {
 	inHead   atomic.Bool // part of the head of a request was read, no request is served
 	serving  atomic.Bool // a request is served
 	idle     atomic.Bool // the HTTP server waits for the next request
-	settled  func()      // it got a first answer, or is gone: see newcomers
+	settled  func()      // it got a first answer, or is gone: see unanswered
 	probing  atomic.Bool // its stream has ended: see probe
 	closing  atomic.Bool // the TLS layer says goodbye
 	once     sync.Once
@@ -273,7 +273,7 @@ func (c *conn) Close() error {
 		c.settled()
 		c.hub.open.leave(c)
 		if c.tls != nil {
-			c.farewell()
+			c.sendCloseNotify()
 		}
 		c.closeErr = c.net.Close()
 	})
@@ -305,7 +305,7 @@ func (c *conn) SetWriteDeadline(t time.Time) error { return c.net.SetWriteDeadli
 
 // detect reads until the first bytes tell what the connection speaks. The end
 // of the connection before the first byte is io.EOF.
-func (c *conn) detect() (speech, error) {
+func (c *conn) detect() (sniffed, error) {
 	if c.listener.addr.network == "tcp" {
 		if err := c.net.SetReadDeadline(time.Now().Add(c.hub.opts.Limits.FirstByte)); err != nil {
 			return unclear, err
@@ -319,7 +319,7 @@ func (c *conn) detect() (speech, error) {
 		n += k
 		s := detect(first[:n])
 		if s == unclear && n > 0 && errors.Is(err, io.EOF) {
-			s = saysLines // and the end comes again with the next read
+			s = sniffedLines // and the end comes again with the next read
 		}
 		if s != unclear {
 			c.head = append(make([]byte, 0, n), first[:n]...)

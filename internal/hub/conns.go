@@ -109,8 +109,8 @@ func (r *registry) enterOrReplace(c *conn) (limit string, ok bool, silent *conn)
 // longestSilentLocked returns who has to make room for somebody from an address
 // that says nothing of itself either: so an address that opens connections and
 // stays silent takes away its own places.
-func (r *registry) longestSilentLocked(newcomer string) (oldest *conn) {
-	held := map[string]int{newcomer: 1}
+func (r *registry) longestSilentLocked(address string) (oldest *conn) {
+	held := map[string]int{address: 1}
 	for c := range r.must {
 		held[c.account.Load().owner]++
 	}

@@ -7,14 +7,14 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-// speech is what the first bytes of a connection tell.
-type speech uint8
+// sniffed is what the first bytes of a connection tell.
+type sniffed uint8
 
 const (
-	unclear    speech = iota // more bytes are needed
-	saysLines                // native or kkrpc lines, as the listener says
-	saysHTTP                 // HTTP/1.x
-	saysFrames               // the length prefix of snekrpc
+	unclear       sniffed = iota // more bytes are needed
+	sniffedLines                 // native or kkrpc lines, as the listener says
+	sniffedHTTP                  // HTTP/1.x
+	sniffedFrames                // the length prefix of snekrpc
 )
 
 var httpMethods = [...]string{"GET ", "POST ", "PUT ", "HEAD ", "OPTIONS ", "TRACE ", "DELETE ", "PATCH ", "CONNECT ", "PRI "}
@@ -23,8 +23,8 @@ var httpMethods = [...]string{"GET ", "POST ", "PUT ", "HEAD ", "OPTIONS ", "TRA
 const longestMethod = len("OPTIONS ")
 
 // detect says what begins with p. The end of the connection after an
-// unclear p makes it saysLines.
-func detect(p []byte) speech {
+// unclear p makes it sniffedLines.
+func detect(p []byte) sniffed {
 	if len(p) == 0 {
 		return unclear
 	}
@@ -33,19 +33,19 @@ func detect(p []byte) speech {
 	}
 	switch c := p[0]; {
 	case bytes.HasPrefix(p, []byte(rpc.BOM)): // as a length it is above every limit
-		return saysLines
+		return sniffedLines
 	case c <= 0x08, c >= 0x0E && c <= 0x1F, c >= 0x7F:
-		return saysFrames
+		return sniffedFrames
 	case c < 'A' || c > 'Z':
-		return saysLines
+		return sniffedLines
 	}
 	for _, m := range httpMethods {
 		if len(p) >= len(m) && string(p[:len(m)]) == m {
-			return saysHTTP
+			return sniffedHTTP
 		}
 		if len(p) < len(m) && strings.HasPrefix(m, string(p)) {
 			return unclear
 		}
 	}
-	return saysLines
+	return sniffedLines
 }

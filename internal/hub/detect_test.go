@@ -13,17 +13,17 @@ import (
 func TestDetect(t *testing.T) {
 	for _, c := range []struct {
 		text string
-		want speech
+		want sniffed
 	}{
 		{"", unclear},
-		{"{", saysLines}, {"[", saysLines}, {`"x"`, saysLines}, {" ", saysLines}, {"\n", saysLines}, {"\r\n", saysLines},
-		{"\t{", saysLines}, {"\v", saysLines}, {"\f", saysLines}, {"get ", saysLines}, {"hello", saysLines}, {"~", saysLines}, {"1", saysLines},
-		{"\x00", saysFrames}, {"\x08", saysFrames}, {"\x0e", saysFrames}, {"\x1f", saysFrames}, {"\x7f", saysFrames},
-		{"\x80", saysFrames}, {"\xff\xff\xff\xff", saysFrames}, {"\xef", unclear}, {"\xef\xbb", unclear}, {"\xef\xbb\xbf", saysLines}, {"\xef\xbb\xbf{", saysLines}, {"\xef\xbb{", saysFrames}, {"\x16\x03\x01", saysFrames},
-		{"G", unclear}, {"GE", unclear}, {"GET", unclear}, {"GET ", saysHTTP}, {"GET /", saysHTTP}, {"GETX", saysLines}, {"GET\t", saysLines},
-		{"P", unclear}, {"PR", unclear}, {"PRI ", saysHTTP}, {"POST ", saysHTTP}, {"PUT ", saysHTTP}, {"PATCH ", saysHTTP}, {"PING", saysLines},
-		{"HEAD ", saysHTTP}, {"OPTIONS", unclear}, {"OPTIONS ", saysHTTP}, {"TRACE ", saysHTTP}, {"DELETE ", saysHTTP}, {"CONNECT ", saysHTTP},
-		{"A", saysLines}, {"Z", saysLines}, {"NaN", saysLines},
+		{"{", sniffedLines}, {"[", sniffedLines}, {`"x"`, sniffedLines}, {" ", sniffedLines}, {"\n", sniffedLines}, {"\r\n", sniffedLines},
+		{"\t{", sniffedLines}, {"\v", sniffedLines}, {"\f", sniffedLines}, {"get ", sniffedLines}, {"hello", sniffedLines}, {"~", sniffedLines}, {"1", sniffedLines},
+		{"\x00", sniffedFrames}, {"\x08", sniffedFrames}, {"\x0e", sniffedFrames}, {"\x1f", sniffedFrames}, {"\x7f", sniffedFrames},
+		{"\x80", sniffedFrames}, {"\xff\xff\xff\xff", sniffedFrames}, {"\xef", unclear}, {"\xef\xbb", unclear}, {"\xef\xbb\xbf", sniffedLines}, {"\xef\xbb\xbf{", sniffedLines}, {"\xef\xbb{", sniffedFrames}, {"\x16\x03\x01", sniffedFrames},
+		{"G", unclear}, {"GE", unclear}, {"GET", unclear}, {"GET ", sniffedHTTP}, {"GET /", sniffedHTTP}, {"GETX", sniffedLines}, {"GET\t", sniffedLines},
+		{"P", unclear}, {"PR", unclear}, {"PRI ", sniffedHTTP}, {"POST ", sniffedHTTP}, {"PUT ", sniffedHTTP}, {"PATCH ", sniffedHTTP}, {"PING", sniffedLines},
+		{"HEAD ", sniffedHTTP}, {"OPTIONS", unclear}, {"OPTIONS ", sniffedHTTP}, {"TRACE ", sniffedHTTP}, {"DELETE ", sniffedHTTP}, {"CONNECT ", sniffedHTTP},
+		{"A", sniffedLines}, {"Z", sniffedLines}, {"NaN", sniffedLines},
 	} {
 		if got := detect([]byte(c.text)); got != c.want {
 			t.Errorf("detect(%q) = %d, want %d", c.text, got, c.want)
@@ -37,7 +37,7 @@ func FuzzDetect(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, p []byte) {
-		var decided speech
+		var decided sniffed
 		for i := range len(p) + 1 {
 			s := detect(p[:i])
 			if decided != unclear && s != decided {

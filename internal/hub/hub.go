@@ -92,10 +92,10 @@ type hub struct {
 	answered   atomic.Uint64 // calls
 	unwatch    func()        // ends the watchdog; set once the hub is ready
 
-	wish      chan string   // somebody asks the hub to stop, and why
-	settled   chan struct{} // a call has ended while the hub drains
-	newcomers newcomers     // connections without a first answer
-	reloading sync.Mutex    // one reload at a time
+	stopRequest chan string   // that the hub stops, and why
+	settled     chan struct{} // a call has ended while the hub drains
+	unanswered  unanswered    // connections without a first answer
+	reloading   sync.Mutex    // one reload at a time
 
 	presenceMu sync.Mutex     // one presence file at a time; before mu
 	presenceOn bool           // guarded by presenceMu

@@ -23,7 +23,7 @@ func (h *hub) newKollabor() *kollabor.Server {
 		AgentID:  h.agentID,
 		OnShutdown: func(reason string, peer *rpc.Peer) {
 			h.log.Info("shutdown was asked for", zap.String("reason", rpc.CleanText(reason, 200)), zap.Int("uid", peer.UID))
-			h.ask(reason)
+			h.requestStop(reason)
 		},
 		Authenticate: h.authenticateHello,
 		Outbox:       kollabor.Limits{Hard: h.opts.Limits.Outbox},

@@ -209,7 +209,7 @@ func (m *metrics) accepted(p rpc.Protocol, transport string) {
 	m.connections.WithLabelValues(string(p), transport).Inc()
 }
 
-// methodSeries is what hangs in Method.Metric: the series of one method, found
+// methodSeries is what is stored in Method.Metric: the series of one method, found
 // once, so that a call looks up nothing.
 type methodSeries struct {
 	metrics  *metrics

@@ -62,7 +62,7 @@ type monitorEvent struct {
 
 // monitors are those who look now.
 type monitors struct {
-	any    atomic.Bool // the only cost while nobody looks
+	any    atomic.Bool // the only cost while there is no monitor
 	frames atomic.Bool // somebody wants frames
 	raw    atomic.Bool // with their bytes
 

@@ -9,14 +9,14 @@ import (
 
 // What the service manager is told, in the words of sd_notify: READY=1 and
 // RELOADING=1 in run.go, WATCHDOG=1 in watchdog.go, and here a line of numbers
-// for "systemctl status" and the pleas for more time while the hub drains.
+// for "systemctl status" and the extensions for more time while the hub drains.
 
 const (
 	// statusEvery is how often the line of numbers is made anew.
 	statusEvery = 10 * time.Second
-	// pleaEvery is how often more time is asked for. Each plea is good for
+	// extendEvery is how often more time is asked for. Each extension is good for
 	// several times that, so that a busy machine does not miss one.
-	pleaEvery = 2 * time.Second
+	extendEvery = 2 * time.Second
 )
 
 func (h *hub) notify(state string) {
@@ -58,32 +58,32 @@ func (h *hub) keepStatus() {
 	})
 }
 
-// plead tells that the hub is stopping, and asks for time until the function
+// extendStopTimeout tells that the hub is stopping, and asks for time until the function
 // it returns is called: again and again, so that a hub that hangs meanwhile
-// gets none. The last plea covers the steps after the drain.
-func (h *hub) plead() (last func()) {
-	plea := func(first string, d time.Duration) {
+// gets none. The last extension covers the steps after the drain.
+func (h *hub) extendStopTimeout() (last func()) {
+	extension := func(first string, d time.Duration) {
 		h.notify(strings.TrimSpace(fmt.Sprintf("%s\nSTATUS=%s\nEXTEND_TIMEOUT_USEC=%d", first, h.statusLine(), d.Microseconds())))
 	}
-	plea("STOPPING=1", 5*pleaEvery)
+	extension("STOPPING=1", 5*extendEvery)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		t := time.NewTicker(pleaEvery)
+		t := time.NewTicker(extendEvery)
 		defer t.Stop()
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-t.C:
-				plea("", 5*pleaEvery)
+				extension("", 5*extendEvery)
 			}
 		}
 	}()
 	return func() {
 		cancel()
 		<-done
-		plea("", 3*closing+pleaEvery)
+		extension("", 3*closing+extendEvery)
 	}
 }

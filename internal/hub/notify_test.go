@@ -7,14 +7,14 @@ import (
 )
 
 // While a hub drains it asks for more time again and again, and says what it
-// waits for; the first word is STOPPING=1, the last plea comes after the drain.
+// waits for; the first word is STOPPING=1, the last extension comes after the drain.
 func TestPleas(t *testing.T) {
 	h := startHub(t, Options{Limits: Limits{Drain: time.Minute}})
 	w, finish := h.heldCall()
 	h.cancel()
-	pleas := func() int { return strings.Count(h.notices.String(), "EXTEND_TIMEOUT_USEC=") }
-	eventually(t, "a plea at once, after 2 and after 4 seconds", func() bool { return pleas() >= 3 })
-	before := pleas()
+	extensions := func() int { return strings.Count(h.notices.String(), "EXTEND_TIMEOUT_USEC=") }
+	eventually(t, "a extension at once, after 2 and after 4 seconds", func() bool { return extensions() >= 3 })
+	before := extensions()
 	finish()
 	if r := w.reply(); r.RequestID != "held" || string(r.Result) != `"done"` {
 		t.Errorf("the running call: %+v", r)
@@ -23,8 +23,8 @@ func TestPleas(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, told, found := strings.Cut(h.notices.String(), "STOPPING=1\n")
-	if !found || pleas() <= before {
-		t.Errorf("no plea when the call has ended: %q", told)
+	if !found || extensions() <= before {
+		t.Errorf("no extension when the call has ended: %q", told)
 	}
 	if !strings.HasPrefix(told, "STATUS=draining: ") || !strings.Contains(told, " 1 calls in flight, ") || strings.Count(told, "STOPPING") > 0 {
 		t.Errorf("while draining: %q", told)

@@ -15,9 +15,9 @@ import (
 // like a secret is taken for one: too much is hidden rather than too little, and
 // of a call of a method that authenticates all but its name.
 
-// hindsight is how much of what came before is kept, to know a secret whose
+// lookback is how much of what came before is kept, to know a secret whose
 // beginning was read or written earlier.
-const hindsight = 2 << 10
+const lookback = 2 << 10
 
 // view is one direction of a connection as monitors of raw bytes see it. Only
 // the reader of the connection, or its writer, touches it.
@@ -41,7 +41,7 @@ func (v *view) follow(protocol rpc.Protocol, p []byte) (before, plain []byte) {
 	v.recent = nil
 	if !whole {
 		v.recent = append(bytes.Clone(before), plain...)
-		v.recent = bytes.Clone(v.recent[max(0, len(v.recent)-hindsight):])
+		v.recent = bytes.Clone(v.recent[max(0, len(v.recent)-lookback):])
 	}
 	return before, plain
 }

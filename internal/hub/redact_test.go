@@ -149,7 +149,7 @@ func FuzzView(f *testing.F) {
 		for rest := text; len(rest) > 0; {
 			n := min(max(size, 1), len(rest))
 			before, plain := v.follow(protocol, rest[:n])
-			if shown := shownOf(before, plain); len(shown) != min(n, monitorRaw) || len(v.recent) > hindsight {
+			if shown := shownOf(before, plain); len(shown) != min(n, monitorRaw) || len(v.recent) > lookback {
 				t.Fatalf("%d bytes are shown of %d, %d are kept", len(shown), n, len(v.recent))
 			}
 			rest = rest[n:]

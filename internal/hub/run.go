@@ -39,7 +39,7 @@ func Run(ctx context.Context, o Options) error {
 		select {
 		case <-ctx.Done():
 			return h.shutdown("the hub was told to stop")
-		case reason := <-h.wish:
+		case reason := <-h.stopRequest:
 			return h.shutdown(reason)
 		case _, ok := <-reload:
 			if !ok {
@@ -125,13 +125,13 @@ func start(o Options) (_ *hub, err error) {
 	}
 	h.background.Go(h.sweep)
 	h.background.Go(h.watchMemory)
-	h.background.Go(h.giveBack)
+	h.background.Go(h.releaseIdleMemory)
 	if err := h.keepPresence(); err != nil {
 		return nil, err
 	}
 	h.noteRunning()
 	h.phase.Store(ready)
-	info := h.whereabouts()
+	info := h.listenInfo()
 	h.notify("READY=1\nSTATUS=" + h.statusLine())
 	h.keepStatus()
 	h.unwatch = h.watch()
@@ -149,7 +149,7 @@ func newHub(o Options) *hub {
 	h := &hub{
 		opts: o, version: o.Version, started: time.Now(), agentID: agentID(),
 		log: o.Log, level: zap.NewAtomicLevel(), table: rpc.NewTable(),
-		wish: make(chan string, 1), settled: make(chan struct{}, 1),
+		stopRequest: make(chan string, 1), settled: make(chan struct{}, 1),
 	}
 	level, _ := zapcore.ParseLevel(o.LogLevel) // validated
 	h.level.SetLevel(level)
@@ -247,8 +247,8 @@ func (h *hub) listenAll() error {
 	return nil
 }
 
-// whereabouts says where the hub can be reached.
-func (h *hub) whereabouts() Info {
+// listenInfo says where the hub can be reached.
+func (h *hub) listenInfo() Info {
 	info := Info{Listeners: h.listenerNames(), State: h.opts.State}
 	for _, l := range h.listening() {
 		if l.metrics {
@@ -258,11 +258,11 @@ func (h *hub) whereabouts() Info {
 	return info
 }
 
-// ask makes Run stop.
-func (h *hub) ask(reason string) {
+// requestStop makes Run stop.
+func (h *hub) requestStop(reason string) {
 	select {
-	case h.wish <- reason:
-	default: // it was asked before
+	case h.stopRequest <- reason:
+	default: // a stop was requested before
 	}
 }
 
@@ -272,14 +272,14 @@ func (h *hub) ask(reason string) {
 func (h *hub) shutdown(reason string) error {
 	h.phase.Store(draining)
 	h.writeProvided()
-	drained := h.plead()
+	drained := h.extendStopTimeout()
 	h.log.Info("stopping", zap.String("reason", rpc.CleanText(reason, 200)), zap.Int("in_flight", h.gate.InFlight()))
 
 	h.gate.Drain() // first: whoever finds the socket gone knows that no call starts any more
 	h.closeListeners()
 	h.accepting.Wait()
 	h.native.Goodbye(reason)
-	h.newcomers.wait(newcomerWait)
+	h.unanswered.wait(unansweredWait)
 	h.drain(h.opts.Limits.Drain)
 	drained()
 	h.closeWeb()

@@ -23,7 +23,7 @@ func (h *hub) admit(l *listener, nc net.Conn) {
 		nc.Close()
 		return
 	}
-	settled := h.newcomers.enter()
+	settled := h.unanswered.enter()
 	h.serving.Go(func() {
 		c, err := newConn(h, l, nc)
 		if err != nil {
@@ -73,10 +73,10 @@ func (h *hub) serve(c *conn) {
 		return
 	}
 	switch s {
-	case saysHTTP:
+	case sniffedHTTP:
 		c.speaks(protocolHTTP)
 		h.web.take(c)
-	case saysFrames:
+	case sniffedFrames:
 		h.hand(c, rpc.Snekrpc)
 	default:
 		if c.listener.addr.speaks(rpc.Kollabor) {
@@ -114,9 +114,9 @@ func (c *conn) partWith(err error) {
 	if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		const why = "this address speaks TLS"
 		switch detect(plain.RecordHeader[:]) {
-		case saysLines:
+		case sniffedLines:
 			_, _ = c.trySocket(frame.AppendError(nil, nil, "unavailable", why))
-		case saysHTTP, unclear:
+		case sniffedHTTP, unclear:
 			_, _ = c.trySocket([]byte("HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n" + why + "\n"))
 		}
 	}

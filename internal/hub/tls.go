@@ -248,9 +248,9 @@ func (b below) SetDeadline(t time.Time) error     { return b.c.net.SetReadDeadli
 func (b below) SetReadDeadline(t time.Time) error { return b.c.net.SetReadDeadline(t) }
 func (b below) SetWriteDeadline(time.Time) error  { return nil }
 
-// farewell tells a TLS peer that the end of the connection is meant, without
+// sendCloseNotify tells a TLS peer that the end of the connection is meant, without
 // waiting for anything: a write that waits is made to fail first.
-func (c *conn) farewell() {
+func (c *conn) sendCloseNotify() {
 	c.closing.Store(true)
 	c.net.SetWriteDeadline(time.Unix(1, 0))
 	c.tls.Close()

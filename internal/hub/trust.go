@@ -74,10 +74,10 @@ func (h *hub) firstToken() {
 		return
 	}
 	if way == "" {
-		h.log.Warn("nobody can come in: there is no token yet, and no Unix socket to make one through")
+		h.log.Warn("no usable credentials: there is no token yet, and no Unix socket to make one through")
 		return
 	}
-	h.log.Warn("nobody can come in: there is no token yet", zap.String("fix", "hubctl --socket "+way+" token create NAME"))
+	h.log.Warn("no usable credentials: there is no token yet", zap.String("fix", "hubctl --socket "+way+" token create NAME"))
 }
 
 // errTooManyAttempts answers a token that is none, from an address that has

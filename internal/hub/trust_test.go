@@ -604,8 +604,8 @@ func TestFirstTokenWithoutAUnixSocket(t *testing.T) {
 		}
 	}
 	logs, at, stop := start(listenToken)
-	eventually(t, "the log tells of it", func() bool { return logs.FilterMessageSnippet("nobody can come in").Len() == 1 })
-	fix := fmt.Sprint(logs.FilterMessageSnippet("nobody can come in").All()[0].ContextMap()["fix"])
+	eventually(t, "the log tells of it", func() bool { return logs.FilterMessageSnippet("no usable credentials").Len() == 1 })
+	fix := fmt.Sprint(logs.FilterMessageSnippet("no usable credentials").All()[0].ContextMap()["fix"])
 	socket, _, _ := strings.Cut(strings.TrimPrefix(fix, "hubctl --socket "), " ")
 	owner := dial(t, "unix", socket)
 	r := owner.call("token.create", `{"name":"first","scopes":["read","call","provide","admin"]}`)
@@ -621,13 +621,13 @@ func TestFirstTokenWithoutAUnixSocket(t *testing.T) {
 	stop()
 	logs, _, stop = start(listenToken)
 	stop()
-	if n := logs.FilterMessageSnippet("nobody can come in").Len(); n != 0 {
+	if n := logs.FilterMessageSnippet("no usable credentials").Len(); n != 0 {
 		t.Error("it says so although there is a token")
 	}
 	dir = shortDir(t)
 	logs, _, stop = start(listenToken + "?auth=uid")
 	stop()
-	if n := logs.FilterMessageSnippet("nobody can come in").Len(); n != 0 {
+	if n := logs.FilterMessageSnippet("no usable credentials").Len(); n != 0 {
 		t.Error("it says so although users come in without one")
 	}
 }

@@ -34,7 +34,7 @@ func (w *watchdog) run(ctx context.Context) {
 	t := time.NewTicker(every)
 	defer t.Stop()
 	for {
-		// A check that ends after the next tick would be no sign of life in time.
+		// A check that ends after the next tick would come too late.
 		look, cancel := context.WithTimeout(ctx, every)
 		err := w.check(look)
 		cancel()
@@ -70,7 +70,7 @@ func (h *hub) watch() (stop func()) {
 		},
 		ping: func() { h.notify("WATCHDOG=1") },
 		failed: func(err error) {
-			h.log.Error("the hub does not work as it should; the service manager gets no sign of life", zap.Error(err))
+			h.log.Error("watchdog check failed: the service manager is not notified", zap.Error(err))
 		},
 	}
 	ctx, cancel := context.WithCancel(context.Background())

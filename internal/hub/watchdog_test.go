@@ -147,7 +147,7 @@ func TestWatchdogOfHub(t *testing.T) {
 		wrapStore: func(s statesvc.Store) statesvc.Store { return hung{s, &stuck, free} },
 	})
 	pings := func() int { return strings.Count(h.notices.String(), "WATCHDOG=1") }
-	failures := func() int { return h.logs.FilterMessageSnippet("no sign of life").Len() }
+	failures := func() int { return h.logs.FilterMessageSnippet("watchdog check failed").Len() }
 	eventually(t, "three pings", func() bool { return pings() >= 3 })
 
 	stuck.Store(true)

@@ -111,7 +111,7 @@ var Local = &Peer{UID: -1, GID: -1, PID: -1, Name: "hub", Scopes: AllScopes, By:
 // Has reports whether the peer has one of the scopes. A nil Peer has none.
 func (p *Peer) Has(s Scope) bool { return p != nil && p.Scopes&s != 0 && p.Grant.Holds() }
 
-// May reports whether the peer may call m. A nil Peer may nothing.
+// May reports whether the peer may call m. A nil Peer has no permissions.
 func (p *Peer) May(m *Method) bool {
 	if p == nil {
 		return false

@@ -6,7 +6,7 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-// pump serves watches that have something to send, a helping each in turn, on a few goroutines that exist while there is
+// pump serves watches that have something to send, a batch each in turn, on a few goroutines that exist while there is
 // work. A watch costs no goroutine, and one that is behind does not hold up the others.
 type pump struct {
 	workers int

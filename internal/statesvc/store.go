@@ -286,7 +286,7 @@ type Watcher interface {
 	Close()
 }
 
-// Batch is one helping of a Watcher.
+// Batch is what a Watcher returns at once.
 type Batch struct {
 	Items    []*Item  // of the snapshot, in the order of keys
 	Events   []*Event // in the order of revisions

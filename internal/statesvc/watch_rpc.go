@@ -31,8 +31,8 @@ func (s *Service) watchMethod() *rpc.Method {
 			"for each later event of the key and returns a reference whose release ends that."))
 }
 
-// watchHelping is how many items one turn of a watch sends.
-const watchHelping = 256
+// watchBatch is how many items one turn of a watch sends.
+const watchBatch = 256
 
 // receiver is where the items of a watch go: a stream, or calls of a function.
 type receiver interface {
@@ -285,9 +285,9 @@ func (w *watch) serve(b *rpc.Batch) {
 	}
 }
 
-// turn sends what there is credit, room and a helping for. again says that there may be more to do now.
+// turn sends what there is credit, room and a batch for. again says that there may be more to do now.
 func (w *watch) turn(b *rpc.Batch, out receiver) (again bool, err error) {
-	for sent := 0; sent < watchHelping; {
+	for sent := 0; sent < watchBatch; {
 		w.mu.Lock()
 		credit, more, stopped := w.credit, w.more, w.stopped
 		w.mu.Unlock()
@@ -299,12 +299,12 @@ func (w *watch) turn(b *rpc.Batch, out receiver) (again bool, err error) {
 				w.progress(b, out)
 				return false, nil
 			}
-			if err := w.fetch(min(credit, watchHelping)); err != nil {
+			if err := w.fetch(min(credit, watchBatch)); err != nil {
 				return false, err
 			}
 			continue
 		}
-		n, err := w.sendBatch(b, out, min(credit, watchHelping-sent))
+		n, err := w.sendBatch(b, out, min(credit, watchBatch-sent))
 		if err != nil {
 			return false, err
 		}
@@ -323,7 +323,7 @@ func (w *watch) empty() bool {
 	return w.items == len(w.batch.Items) && w.events == len(w.batch.Events) && !w.batch.Synced
 }
 
-// fetch takes the next helping from the store.
+// fetch takes the next batch from the store.
 func (w *watch) fetch(n int) (err error) {
 	w.mu.Lock()
 	w.more = false // before Next: a wake that follows it must not be lost
@@ -338,7 +338,7 @@ func (w *watch) fetch(n int) (err error) {
 	return err
 }
 
-// sendBatch sends up to n items of the helping: items of the snapshot, events, then the mark that ends both.
+// sendBatch sends up to n items of the batch: items of the snapshot, events, then the mark that ends both.
 func (w *watch) sendBatch(b *rpc.Batch, out receiver, n int) (sent int, err error) {
 	for ; sent < n && w.items < len(w.batch.Items); sent++ {
 		it := w.batch.Items[w.items]

@@ -21,7 +21,7 @@ type DialOptions struct {
 	// Main is what the other side may call of ours; nil offers nothing. For a
 	// method table use NewMain(table, peer).Target.
 	Main rpc.Target
-	// Peer is on whose behalf the other side's calls run; nil may nothing that
+	// Peer is on whose behalf the other side's calls run; nil may call nothing that
 	// a method table guards.
 	Peer   *rpc.Peer
 	Gate   *rpc.Gate

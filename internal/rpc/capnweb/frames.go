@@ -16,7 +16,7 @@ const (
 // ErrTooBig ends a session whose peer has announced a message over the limit.
 var ErrTooBig = errors.New("announced message is too long")
 
-// frames splits what a client sends. Everyday frames (a whole, masked text
+// frames splits what a client sends. Simple text frames (a whole, masked text
 // message that fits the buffer) go to text; all others are passed on to the
 // library, byte for byte. A message whose announced length is over the limit
 // is refused before any of it is read.
@@ -33,7 +33,7 @@ type frames struct {
 	parts    bool  // a fragmented message has begun
 }
 
-// Read returns bytes of frames that are not everyday, each from its header on.
+// Read returns bytes of frames that are not simple text frames, each from its header on.
 func (f *frames) Read(p []byte) (int, error) {
 	for {
 		if f.left > 0 {
@@ -50,7 +50,7 @@ func (f *frames) Read(p []byte) (int, error) {
 			f.left = int64(h.size) + int64(h.length) - int64(f.to-f.from)
 			return 0, err
 		}
-		if !h.everyday() || f.parts || h.size+h.length > readBuffer {
+		if !h.simpleText() || f.parts || h.size+h.length > readBuffer {
 			f.left = int64(h.size + h.length)
 			if h.op < ws.OpClose {
 				f.parts = !h.fin
@@ -83,7 +83,7 @@ func (f *frames) pass(p []byte) (n int, err error) {
 }
 
 // more reads behind what is in the buffer; there is room when less than an
-// everyday frame is.
+// simple text frame is.
 func (f *frames) more() error {
 	if f.buf == nil {
 		f.buf = make([]byte, readBuffer)
@@ -134,7 +134,7 @@ type header struct {
 	masked bool
 }
 
-func (h header) everyday() bool { return h.op == ws.OpText && h.fin && h.plain && h.masked }
+func (h header) simpleText() bool { return h.op == ws.OpText && h.fin && h.plain && h.masked }
 
 func parseHeader(b []byte) (h header) {
 	if len(b) < 2 {

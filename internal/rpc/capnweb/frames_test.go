@@ -19,7 +19,7 @@ func rawFrame(op byte, fin bool, payload string) []byte {
 	return b
 }
 
-// split runs in through frames, read in pieces, and returns the everyday
+// split runs in through frames, read in pieces, and returns the simple text
 // messages and what was passed on.
 func split(in []byte, piece int, limit int64) (texts []string, passed []byte, err error) {
 	f := &frames{limit: limit, text: func(p []byte) { texts = append(texts, string(p)) }}
@@ -45,7 +45,7 @@ func TestFrames(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		in    []byte
-		texts []string // everyday messages; all other frames are passed on
+		texts []string // simple text messages; all other frames are passed on
 		other []byte
 	}{
 		{"one", rawFrame(1, true, "[1]"), []string{"[1]"}, nil},

@@ -32,7 +32,7 @@ const (
 
 // socket is the net.Conn below coder/websocket. The library does the
 // handshake, control frames, fragments and whatever is large; of a server's
-// connection everyday frames are taken out before they reach it. What is sent
+// connection simple text frames are taken out before they reach it. What is sent
 // goes into the outbox directly, so that the answers to what was read together
 // leave in one write.
 //
@@ -212,7 +212,7 @@ func (c *socket) run(conn *websocket.Conn, s *Session, drain time.Duration) erro
 	return err
 }
 
-// text takes an everyday message. The library is just reading, so this is the
+// text takes a simple text message. The library is just reading, so this is the
 // session's reader.
 func (c *socket) text(msg []byte) { _ = c.session.Receive(c.batch, msg) }
 

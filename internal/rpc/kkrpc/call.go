@@ -347,12 +347,12 @@ func (k *call) results(v rpc.Value) (rpc.Value, *rpc.Error) {
 		}
 		return rpc.True, nil
 	}
-	k.giveBack(v.Tree())
+	k.releaseRefs(v.Tree())
 	return v, nil
 }
 
-// giveBack releases the references in a tree that were given to the caller.
-func (k *call) giveBack(x any) {
+// releaseRefs releases the references in a tree that were given to the caller.
+func (k *call) releaseRefs(x any) {
 	switch x := x.(type) {
 	case *rpc.Ref:
 		if !slices.Contains(k.Refs, x) {
@@ -360,15 +360,15 @@ func (k *call) giveBack(x any) {
 		}
 	case []any:
 		for _, e := range x {
-			k.giveBack(e)
+			k.releaseRefs(e)
 		}
 	case *rpc.Map:
 		for _, it := range x.Items {
-			k.giveBack(it.Value)
+			k.releaseRefs(it.Value)
 		}
 	case rpc.Value:
 		if _, raw := x.Raw(); !raw && !x.IsUndefined() {
-			k.giveBack(x.Tree())
+			k.releaseRefs(x.Tree())
 		}
 	}
 }

@@ -28,7 +28,7 @@ type Options struct {
 	Dialect Dialect
 	// API is what the peer may call and read of ours; nil offers nothing.
 	API *API
-	// Peer is on whose behalf the peer's calls run; nil may nothing that a
+	// Peer is on whose behalf the peer's calls run; nil may call nothing that a
 	// method guards.
 	Peer   *rpc.Peer
 	Gate   *rpc.Gate

@@ -27,9 +27,9 @@ import (
 // Config is what a Server needs. Only Table is required.
 type Config struct {
 	Table    *rpc.Table
-	Gate     *rpc.Gate // nil: default limits, nobody looks
+	Gate     *rpc.Gate // nil: default limits, nothing is observed
 	Sessions Sessions  // nil: nothing can be attached to
-	Observer Observer  // nil: nobody looks
+	Observer Observer  // nil: nothing is observed
 
 	Version string    // of the hub, for hello
 	Started time.Time // of the hub; zero: when New was called

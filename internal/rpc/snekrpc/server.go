@@ -12,8 +12,8 @@ import (
 // Config is what a Server needs. Only Table is required.
 type Config struct {
 	Table    *rpc.Table
-	Gate     *rpc.Gate // nil: default limits, nobody looks
-	Observer Observer  // nil: nobody looks
+	Gate     *rpc.Gate // nil: default limits, nothing is observed
+	Observer Observer  // nil: nothing is observed
 
 	Version  string // of the hub, for _meta.status and the Server header
 	Codec    string // what the handshake announces; "": msgpack

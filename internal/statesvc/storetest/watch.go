@@ -89,7 +89,7 @@ func testWatchSnapshot(t *testing.T, h *H) {
 	defer w.Close()
 	b, err := w.Next(10)
 	if err != nil || len(b.Items) != 10 || b.Synced || b.Idle || w.Revision() != 0 {
-		t.Fatalf("first helping: %d items, %+v, %v", len(b.Items), b, err)
+		t.Fatalf("first batch: %d items, %+v, %v", len(b.Items), b, err)
 	}
 	// what happens meanwhile is not in the snapshot and comes after it
 	h.Must(Put("s/49", "2"))

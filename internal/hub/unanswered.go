@@ -5,21 +5,21 @@ import (
 	"time"
 )
 
-// newcomerWait is how long a connection counts as new: its first request may be
+// unansweredWait is how long a connection counts as new: its first request may be
 // on its way. A shutdown waits that long for the youngest.
-const newcomerWait = 500 * time.Millisecond
+const unansweredWait = 500 * time.Millisecond
 
-// newcomers has the connections between accept and the first answer. A hub that
+// unanswered has the connections between accept and the first answer. A hub that
 // stops would otherwise close some that have just come in without a word, and
 // their clients could not tell whether anything was done.
-type newcomers struct {
+type unanswered struct {
 	mu   sync.Mutex
 	all  map[*time.Time]struct{} // when they were accepted
 	none chan struct{}           // closed when all becomes empty; nil when nobody waits
 }
 
 // enter adds one. The function it returns, which may be called again, takes it out.
-func (c *newcomers) enter() (settled func()) {
+func (c *unanswered) enter() (settled func()) {
 	at := new(time.Time)
 	*at = time.Now()
 	c.mu.Lock()
@@ -41,7 +41,7 @@ func (c *newcomers) enter() (settled func()) {
 
 // wait returns when there is none, or only some that have been silent for limit.
 // None may enter meanwhile.
-func (c *newcomers) wait(limit time.Duration) {
+func (c *unanswered) wait(limit time.Duration) {
 	c.mu.Lock()
 	var left time.Duration // until the youngest is no longer new
 	for at := range c.all {

@@ -16,15 +16,15 @@ const (
 	giveBackFrom  = 32 << 20        // bytes above what was left after the last time
 )
 
-// thrift decides when to collect.
-type thrift struct {
+// idleRelease decides when to collect.
+type idleRelease struct {
 	cycles uint64 // of the collector, when it was last looked at
 	floor  int64  // the least memory seen since the last collection
 }
 
 // due is asked at regular intervals. It says yes when nothing was collected
 // since the last time and much more is held than need be.
-func (g *thrift) due(inUse int64, cycles uint64) bool {
+func (g *idleRelease) due(inUse int64, cycles uint64) bool {
 	quiet := cycles == g.cycles
 	g.cycles = cycles
 	if g.floor == 0 || inUse < g.floor {
@@ -34,13 +34,13 @@ func (g *thrift) due(inUse int64, cycles uint64) bool {
 }
 
 // collected notes what is left.
-func (g *thrift) collected(inUse int64, cycles uint64) { g.floor, g.cycles = inUse, cycles }
+func (g *idleRelease) collected(inUse int64, cycles uint64) { g.floor, g.cycles = inUse, cycles }
 
-// giveBack watches over the memory of a quiet hub until it ends.
-func (h *hub) giveBack() {
+// releaseIdleMemory watches over the memory of a quiet hub until it ends.
+func (h *hub) releaseIdleMemory() {
 	t := time.NewTicker(giveBackEvery)
 	defer t.Stop()
-	var g thrift
+	var g idleRelease
 	g.collected(h.inUse(), collections())
 	for {
 		select {

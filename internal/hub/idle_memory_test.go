@@ -6,9 +6,9 @@ import (
 )
 
 // Collecting is due in a quiet hub that holds much more than before, once.
-func TestThrift(t *testing.T) {
+func TestIdleRelease(t *testing.T) {
 	const MiB = 1 << 20
-	var g thrift
+	var g idleRelease
 	g.collected(30*MiB, 5)
 	for i, step := range []struct {
 		inUse  int64
@@ -45,7 +45,7 @@ func TestThrift(t *testing.T) {
 // twice in that time, and the second look finds it quiet.
 func TestMemoryIsGivenBackWithinTenSeconds(t *testing.T) {
 	const MiB = 1 << 20
-	var g thrift
+	var g idleRelease
 	g.collected(76*MiB, 5)
 	waited := time.Duration(0)
 	for quiet := false; !quiet; waited += giveBackEvery {

@@ -13,9 +13,9 @@ import (
 )
 
 // A shutdown waits for those that have just come in, and not for silent ones.
-func TestNewcomers(t *testing.T) {
+func TestShutdownWaitsForUnansweredConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var n newcomers
+		var n unanswered
 		took := func() time.Duration {
 			began := time.Now()
 			n.wait(time.Second)
