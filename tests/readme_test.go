@@ -2,6 +2,7 @@ package tests
 
 import (
 	"context"
+	"iter"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,47 +10,63 @@ import (
 	"testing"
 )
 
-// What README.md and the quick start show is typed, and what is seen is
-// compared. The first console block starts the hub; the test has its own
-// instead. In the others "$ " begins a command, all else is its output, and "..."
-// stands for any text within a line or, alone, for any lines.
+// What the pages show is typed, and what is seen is compared. In README.md and the
+// quick start the first console block starts the hub; the test has its own instead.
 func TestTranscripts(t *testing.T) {
-	for _, page := range []string{"README.md", "docs/quick-start.md"} {
-		t.Run(page, func(t *testing.T) {
+	for _, x := range []struct {
+		page string
+		skip int // console blocks that the test does itself
+	}{
+		{"README.md", 1}, {"docs/quick-start.md", 1}, {"docs/sessions.md", 0},
+	} {
+		t.Run(x.page, func(t *testing.T) {
 			t.Parallel()
-			text, err := os.ReadFile("../" + page)
-			if err != nil {
-				t.Fatal(err)
-			}
-			blocks := strings.Split(string(text), "```console\n")
-			if len(blocks) < 3 {
-				t.Fatalf("%d console blocks, want one that starts the hub and at least one that uses it", len(blocks)-1)
-			}
 			d := startDaemon(t)
 			d.linkDefaultSocket()
-			n := 0
-			for _, block := range blocks[2:] {
-				block, _, _ = strings.Cut(block, "```")
-				for _, step := range strings.Split("\n"+block, "\n$ ")[1:] {
-					command, want, _ := strings.Cut(step, "\n")
-					if tool, _, _ := strings.Cut(command, " "); !installed(tool) {
-						t.Logf("not typed, %s is not installed: %s", tool, command)
-						continue
-					}
-					if open(command, want) {
-						t.Errorf("$ %s: what %s has of its answer ends in ..., which hides whatever comes", command, page)
-					}
-					got := d.shell(command)
-					if !similar(strings.TrimRight(got, "\n"), strings.TrimRight(want, "\n")) {
-						t.Errorf("$ %s\ngot:\n%s\n%s has:\n%s", command, got, page, want)
-					}
-					n++
+			for command, want := range transcript(t, x.page, x.skip) {
+				if got := d.shell(command); !similar(strings.TrimRight(got, "\n"), want) {
+					t.Errorf("$ %s\ngot:\n%s\n%s has:\n%s", command, got, x.page, want)
 				}
 			}
-			if n == 0 {
-				t.Errorf("%s shows no command", page)
-			}
 		})
+	}
+}
+
+// transcript returns the commands of the console blocks of a page, but for the
+// first skip blocks, and what the page has of their answers. "$ " begins a command,
+// all else is its output, and "..." stands for any text within a line or, alone,
+// for any lines. What is not installed is left out.
+func transcript(t *testing.T, page string, skip int) iter.Seq2[string, string] {
+	t.Helper()
+	text, err := os.ReadFile("../" + page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(text), "```console\n")[1:]
+	if len(blocks) <= skip {
+		t.Fatalf("%s has %d console blocks, want more than %d", page, len(blocks), skip)
+	}
+	return func(yield func(string, string) bool) {
+		n := 0
+		for _, block := range blocks[skip:] {
+			block, _, _ = strings.Cut(block, "```")
+			for _, step := range strings.Split("\n"+block, "\n$ ")[1:] {
+				command, want, _ := strings.Cut(step, "\n")
+				if tool, _, _ := strings.Cut(command, " "); !installed(tool) {
+					t.Logf("not typed, %s is not installed: %s", tool, command)
+					continue
+				}
+				if open(command, want) {
+					t.Errorf("$ %s: what %s has of its answer ends in ..., which hides whatever comes", command, page)
+				}
+				if n++; !yield(command, strings.TrimRight(want, "\n")) {
+					return
+				}
+			}
+		}
+		if n == 0 {
+			t.Errorf("%s shows no command", page)
+		}
 	}
 }
 
