@@ -45,17 +45,23 @@ func gather(opts []CallOption) (o callOptions) {
 	return o
 }
 
-// request returns the members of the request that tell the hub of time.
+// hopsKey is the context key of how often the call that a handler answers was
+// forwarded.
+type hopsKey struct{}
+
+// request returns the members of the request that tell the hub of time, and of
+// which call it is a part.
 func (o *callOptions) request(ctx context.Context) frame.RequestOptions {
+	hops, _ := ctx.Value(hopsKey{}).(int)
 	limit := o.timeout
 	if d, ok := ctx.Deadline(); ok {
 		if left := time.Until(d); limit <= 0 || left < limit {
 			limit = left
 		}
 	} else if limit <= 0 {
-		return frame.RequestOptions{}
+		return frame.RequestOptions{Hops: hops}
 	}
-	return frame.RequestOptions{Timeout: max(limit.Seconds(), rpc.MinDeadline.Seconds())}
+	return frame.RequestOptions{Timeout: max(limit.Seconds(), rpc.MinDeadline.Seconds()), Hops: hops}
 }
 
 // Call calls a method and stores its result in the value that result points

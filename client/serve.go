@@ -14,7 +14,8 @@ import (
 
 // Handler answers a call that the hub makes to this client. Each call runs in
 // a goroutine of its own; ctx ends when the hub gives up or the connection
-// ends. params is valid for ever. The result is encoded as encoding/json does.
+// ends. Calls that it makes with ctx are part of the call that it answers: such
+// that go in a circle end with "forwarding loop". params is valid for ever. The result is encoded as encoding/json does.
 // An *Error is passed on with its Kind, any other error with KindHandler.
 type Handler func(ctx context.Context, method string, params json.RawMessage) (any, error)
 
@@ -41,9 +42,14 @@ func (c *conn) serve(b *rpc.Batch, f *frame.Frame) {
 	if len(id) == 0 {
 		return // nothing that could be answered
 	}
+	hops, wrong := rpc.ParseHops(f.Hops)
+	if wrong != nil {
+		c.answer(b, id, rpc.Value{}, &Error{Kind: KindInvalidParams, Message: wrong.Message, Retry: RetrySafe})
+		return
+	}
 	method := string(f.MethodName())
 	key := string(id)
-	ctx, cancel := context.WithCancelCause(c.ctx)
+	ctx, cancel := context.WithCancelCause(context.WithValue(c.ctx, hopsKey{}, hops))
 	c.mu.Lock()
 	_, twice := c.serving[key]
 	full := len(c.serving) >= maxServed

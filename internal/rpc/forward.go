@@ -10,6 +10,29 @@ const MaxHops = 8
 // ErrLoop ends a call that was forwarded too often.
 var ErrLoop = &Error{Code: CodeInvalidParams, Message: "forwarding loop", Ran: RanNo}
 
+// Hop returns the count of a call that c makes elsewhere to be answered, ErrLoop
+// where that is one too many.
+func (c *Call) Hop() (int, *Error) {
+	if c.Hops >= MaxHops {
+		return 0, ErrLoop
+	}
+	return c.Hops + 1, nil
+}
+
+// ParseHops reads the count that came with a call. Without one it is 0; what is
+// no count is an error.
+func ParseHops(v Value) (int, *Error) {
+	if v.IsUndefined() || v.IsNull() {
+		return 0, nil
+	}
+	if raw, ok := v.Raw(); ok && len(raw) == 1 && raw[0] >= '0' && raw[0] <= '0'+MaxHops {
+		return int(raw[0] - '0'), nil
+	}
+	return 0, errHops
+}
+
+var errHops = &Error{Code: CodeInvalidParams, Message: fmt.Sprintf("hops must be an integer from 0 to %d", MaxHops), Ran: RanNo}
+
 // Forward lets t answer c, as the method that path names there: the result,
 // the error or the stream of t becomes that of c, and so does the deadline of c.
 // A call that ends before t has answered is cancelled there. c is registered
@@ -19,8 +42,9 @@ var ErrLoop = &Error{Code: CodeInvalidParams, Message: "forwarding loop", Ran: R
 // reference, in another server. What was forwarded MaxHops times fails with
 // ErrLoop.
 func Forward(b *Batch, c *Call, t Target, path []PathPart, args Args) {
-	if c.Hops >= MaxHops {
-		c.Finish(b, Value{}, ErrLoop)
+	hops, err := c.Hop()
+	if err != nil {
+		c.Finish(b, Value{}, err)
 		return
 	}
 	c.Own()
@@ -30,7 +54,7 @@ func Forward(b *Batch, c *Call, t Target, path []PathPart, args Args) {
 	}
 	f := &forwarded{outer: c}
 	f.inner = Call{
-		Method: c.Method, Path: path, Get: c.Get, Args: args, Hops: c.Hops + 1, Peer: c.Peer, Protocol: c.Protocol, Trace: c.Trace,
+		Method: c.Method, Path: path, Get: c.Get, Args: args, Hops: hops, Peer: c.Peer, Protocol: c.Protocol, Trace: c.Trace,
 		Client: c.Client, Input: c.Input, Unary: c.Unary, Reply: f,
 		index: -1, began: c.began, deadline: c.deadline,
 	}

@@ -18,6 +18,7 @@ type RequestOptions struct {
 	Timeout float64 // seconds; 0 leaves it to the server (30 s)
 	Stream  bool    // the caller takes the result as a stream
 	Trace   rpc.TraceContext
+	Hops    int // how often the call was forwarded
 }
 
 // AppendRequest adds a call. Undefined params are sent as {}.
@@ -50,6 +51,10 @@ func AppendRequest(dst, id []byte, method string, params rpc.Value, o RequestOpt
 			dst = append(dst, `,"tracestate":`...)
 			dst = rpc.AppendString(dst, o.Trace.State, false)
 		}
+	}
+	if o.Hops > 0 {
+		dst = append(dst, `,"hops":`...)
+		dst = strconv.AppendInt(dst, int64(o.Hops), 10)
 	}
 	return append(dst, "}\n"...), nil
 }

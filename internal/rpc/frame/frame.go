@@ -45,6 +45,7 @@ type Frame struct {
 
 	TraceParent rpc.Value // W3C trace context of a request
 	TraceState  rpc.Value
+	Hops        rpc.Value // of a request: how often it was forwarded; its reader judges it
 
 	Stream bool   // the caller takes the result as a stream
 	Seq    uint64 // of an item or event; 0 when absent

@@ -34,6 +34,7 @@ const (
 	haveToken
 	haveTraceParent
 	haveTraceState
+	haveHops
 )
 
 // odd are the traits that only payload members may have: Python writes them,
@@ -245,6 +246,9 @@ func (p *parser) set(at int, name []byte, v rpc.Value, t rpc.Traits) {
 	case "tracestate":
 		bit = haveTraceState
 		f.TraceState = v
+	case "hops":
+		bit = haveHops
+		f.Hops = v
 	}
 	p.others |= t.Flags
 	if bit != 0 {

@@ -42,11 +42,14 @@ func (s *Session) request(b *rpc.Batch, m *message) {
 	}
 	k := &call{s: s, d: m.dialect, id: m.id, text: s.wants.TextErrors || s.textErrors.Load()}
 	k.Peer, k.Protocol, k.Reply, k.Client, k.Unary = s.peer.Load(), rpc.Kkrpc, k, s.client, !s.wants.Streams
-	k.trace(m.meta)
+	bad := k.meta(m.meta)
 	s.mu.Lock()
 	s.running++
 	s.mu.Unlock()
 	t := s.target(k, m)
+	if bad != nil {
+		t = refusal{bad}
+	}
 	switch m.kind {
 	case isGet:
 		if s.waits(k, t) {
@@ -234,10 +237,10 @@ func (s *Session) assignment(k *call, m *message) rpc.Target {
 	return refusal{invalid("property " + dotted(path) + " cannot be set")}
 }
 
-// trace takes the trace context of a compact request.
-func (k *call) trace(meta rpc.Value) {
+// meta takes the trace context of a compact request, and how often it was forwarded.
+func (k *call) meta(meta rpc.Value) (bad *rpc.Error) {
 	if meta.Kind() != '{' {
-		return
+		return nil
 	}
 	member := func(name string) string {
 		v, _ := meta.Member(name)
@@ -247,6 +250,9 @@ func (k *call) trace(meta rpc.Value) {
 		return text(v)
 	}
 	k.Trace = rpc.ParseTrace(member("traceparent"), member("tracestate"))
+	hops, _ := meta.Member("hops")
+	k.Hops, bad = rpc.ParseHops(hops)
+	return bad
 }
 
 // Own copies the id.

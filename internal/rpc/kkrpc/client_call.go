@@ -2,6 +2,7 @@ package kkrpc
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -179,16 +180,33 @@ func (s *Session) appendCompact(dst []byte, o *outCall, path []string, a outArgs
 		dst = append(dst, `,"a":`...)
 		dst, sent, err = appendArgs(dst, Compact, a, s.exportFunction, f)
 	}
-	if t := o.call.Trace; t.Parent != "" && err == nil {
-		dst = append(dst, `,"meta":{"traceparent":`...)
-		dst = rpc.AppendString(dst, t.Parent, f.ASCII)
-		if t.State != "" {
-			dst = append(dst, `,"tracestate":`...)
-			dst = rpc.AppendString(dst, t.State, f.ASCII)
-		}
-		dst = append(dst, '}')
+	if err == nil {
+		dst = appendMeta(dst, o.call, f)
 	}
 	return append(dst, '}'), sent.fresh, err
+}
+
+// appendMeta adds the trace context of a compact request and how often it was
+// forwarded, as far as there is something to tell.
+func appendMeta(dst []byte, c *rpc.Call, f rpc.Form) []byte {
+	if c.Trace.Parent == "" && c.Hops == 0 {
+		return dst
+	}
+	dst = append(dst, `,"meta":{`...)
+	if t := c.Trace; t.Parent != "" {
+		dst = append(dst, `"traceparent":`...)
+		dst = append(rpc.AppendString(dst, t.Parent, f.ASCII), ',')
+		if t.State != "" {
+			dst = append(dst, `"tracestate":`...)
+			dst = append(rpc.AppendString(dst, t.State, f.ASCII), ',')
+		}
+	}
+	if c.Hops > 0 {
+		dst = append(dst, `"hops":`...)
+		dst = append(strconv.AppendInt(dst, int64(c.Hops), 10), ',')
+	}
+	dst[len(dst)-1] = '}'
+	return dst
 }
 
 // lastOf is the value of a set.

@@ -60,6 +60,11 @@ func (c *conn) request() {
 		c.refuseCall(id, err)
 		return
 	}
+	hops, err := rpc.ParseHops(f.Hops)
+	if err != nil {
+		c.refuseCall(id, err)
+		return
+	}
 	name := f.MethodName()
 	var target rpc.Target
 	m := c.s.cfg.Table.LookupBytes(name)
@@ -74,6 +79,7 @@ func (c *conn) request() {
 	k.Peer = c.peer
 	k.Protocol = rpc.Kollabor
 	k.Trace = f.Trace()
+	k.Hops = hops
 	k.Reply = k
 	k.Client = c.client
 	k.Unary = !f.Stream

@@ -70,7 +70,7 @@ func (cl *client) Start(b *rpc.Batch, c *rpc.Call) {
 // send queues the rpc_request.
 func (o *outgoing) send(b *rpc.Batch) (fault error) {
 	c := o.call
-	opts := frame.RequestOptions{Stream: !c.Unary, Trace: c.Trace}
+	opts := frame.RequestOptions{Stream: !c.Unary, Trace: c.Trace, Hops: c.Hops}
 	if at, ok := c.Deadline(); ok {
 		opts.Timeout = max(time.Until(at), time.Millisecond).Seconds()
 	}

@@ -137,6 +137,12 @@ func (s *schema) word(rule map[string]any, word string, arg, v any) error {
 				return fmt.Errorf("%v is below %v", n, arg)
 			}
 		}
+	case "maximum":
+		if n, ok := v.(json.Number); ok {
+			if f, err := n.Float64(); err != nil || f > arg.(float64) {
+				return fmt.Errorf("%v is above %v", n, arg)
+			}
+		}
 	default:
 		return fmt.Errorf("unknown keyword %s", word)
 	}
@@ -172,6 +178,7 @@ func TestSchemaRefuses(t *testing.T) {
 		{"client", `{"action":"rpc_request","request_id":"a"}`},
 		{"client", `{"action":"rpc_request","request_id":"a","method":5}`},
 		{"client", `{"action":"rpc_request","request_id":"a","method":"m","timeout":0}`},
+		{"client", `{"action":"rpc_request","request_id":"a","method":"m","hops":9}`},
 		{"client", `{"action":"rpc_credit","request_id":"a","n":1.5}`},
 		{"client", `{"action":"nope"}`},
 		{"client", `[]`},

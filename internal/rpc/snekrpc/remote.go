@@ -134,6 +134,9 @@ func (r *Remote) find(name string) *rpc.Method {
 	return rpc.NewMethod(&rpc.Method{
 		Name: name, Scope: rpc.ScopeCall, AnyParams: true, Provider: r.provider(), Result: rpc.Type{Kind: rpc.KindAny},
 	}, func(c *rpc.Call) (rpc.Value, error) {
+		if _, err := c.Hop(); err != nil {
+			return rpc.Value{}, err
+		}
 		if err := r.Learn(c); err != nil {
 			return rpc.Value{}, err
 		}
@@ -391,8 +394,12 @@ func textOrNothing(s *string) string {
 	return text
 }
 
-// call forwards a call to the far side.
+// call forwards a call to the far side. The wire has no place for the count of
+// hops: it ends here.
 func (r *Remote) call(c *rpc.Call, f *far) (rpc.Value, error) {
+	if _, err := c.Hop(); err != nil {
+		return rpc.Value{}, err
+	}
 	req := Request{Service: r.cfg.Service, Command: f.name, reads: c.Reads}
 	if err := f.arguments(c, &req); err != nil {
 		return rpc.Value{}, err
