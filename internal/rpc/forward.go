@@ -70,8 +70,8 @@ type forwarded struct {
 }
 
 func (f *forwarded) Result(b *Batch, _ *Call, v Value) {
-	if !f.outer.Settled() { // else nobody waits, and no answer is late
-		f.outer.Finish(b, v, nil)
+	if f.outer.Settled() || !f.outer.Finish(b, v, nil) { // in the first case no answer is late
+		f.inner.giveBack(v)
 	}
 }
 

@@ -93,3 +93,40 @@ func TestFillHoles(t *testing.T) {
 		t.Errorf("got %v of %v", got, list)
 	}
 }
+
+// unheard is the Reply of a call whose answer nobody looks at.
+type unheard struct{}
+
+func (unheard) Result(*Batch, *Call, Value)             {}
+func (unheard) Error(*Batch, *Call, *Error)             {}
+func (unheard) Open(_ *Batch, c *Call, src Source) Sink { return Collect(c, src) }
+func (unheard) Own()                                    {}
+
+// An answer that finds its call settled is given back, but for what is lent: the
+// references among the arguments.
+func TestAnswerThatNobodyGetsIsGivenBack(t *testing.T) {
+	for _, forwarded := range []bool{true, false} {
+		given, lent := 0, 0
+		arg := NewRef(nil, func() { lent++ })
+		answer := TreeValue([]any{TreeValue(NewRef(nil, func() { given++ })), TreeValue(arg)})
+		outer := &Call{Reply: unheard{}, Args: ListArgs(TreeValue(arg))}
+		if forwarded {
+			Forward(nil, outer, TargetFunc(func(b *Batch, c *Call) {
+				outer.Finish(b, Null, nil)
+				c.Finish(b, answer, nil)
+			}), nil, outer.Args)
+		} else {
+			runFunc(outer, func(*Call) (Value, error) {
+				outer.Finish(nil, Null, nil)
+				return answer, nil
+			})
+		}
+		if given != 1 || lent != 0 {
+			t.Errorf("forwarded: %t: given back: %d of its own, %d lent", forwarded, given, lent)
+		}
+		arg.Release()
+		if lent != 1 {
+			t.Errorf("forwarded: %t: lent %d", forwarded, lent)
+		}
+	}
+}

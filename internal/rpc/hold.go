@@ -22,6 +22,24 @@ func Drop(v Value) {
 	}
 }
 
+// giveBack drops a result of c that nobody gets. What came with the arguments is
+// lent: it is not part of the result.
+func (c *Call) giveBack(v Value) {
+	if v.tree == nil {
+		return
+	}
+	eachPart(v.tree, func(part any) {
+		switch part := part.(type) {
+		case *Ref:
+			if !c.Args.Holds(part) {
+				part.Release()
+			}
+		case Readable:
+			part.Close(errFinished)
+		}
+	})
+}
+
 func dropTree(x any) {
 	eachPart(x, func(part any) {
 		switch part := part.(type) {

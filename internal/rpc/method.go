@@ -205,7 +205,9 @@ func runFunc(c *Call, f Func) {
 	if err != nil && c.Settled() && AsError(c, err).Code != CodeHandler {
 		return // it ended because its context did: not a late answer
 	}
-	c.Finish(nil, v, err)
+	if !c.Finish(nil, v, err) {
+		c.giveBack(v)
+	}
 }
 
 // recoverCall answers the call of a goroutine that panicked.
