@@ -156,7 +156,7 @@ func TestBadFile(t *testing.T) {
 		{"not a number", "limits: {calls: many}\n", "not a number"},
 		{"negative number", "limits: {calls: -1}\n", "not a number"},
 		{"no limit", "limits: {calls: 0}\n", "0 is no limit"},
-		{"no duration", "limits: {drain: 10}\n", "no duration"},
+		{"no duration", "limits: {drain: 10}\n", "has no unit, as in 10s"},
 		{"list at the top", "- demo\n", "expected a mapping"},
 		{"text at the top", "demo\n", "expected a mapping"},
 		{"key twice", "demo: true\ndemo: false\n", "demo"},
