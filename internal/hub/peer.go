@@ -60,9 +60,13 @@ func (c *conn) identify() (*rpc.Peer, error) {
 // group may read. Everybody else is nobody: nil.
 func (l *live) user(a address, p *rpc.Peer, groups func() ([]int, error)) *rpc.Peer {
 	p.Scopes = l.scopes(a, p.UID, groups)
-	p.Source = "peers in the configuration of the hub"
-	if a.scopes != 0 && p.UID != os.Geteuid() && p.UID != 0 {
-		p.Source += ", or scopes= of the listener"
+	switch own := p.UID == os.Geteuid() || p.UID == 0; {
+	case own:
+		p.Source = "being root or the user of the hub"
+	case a.scopes != 0:
+		p.Source = "peers in the configuration of the hub, or scopes= of the listener"
+	default:
+		p.Source = "peers in the configuration of the hub"
 	}
 	if a.network == "tcp" && a.scopes != 0 {
 		p.Scopes &= a.scopes

@@ -19,6 +19,9 @@ import (
 // native protocol doubt one that is older than 15 s.
 const heartbeat = 5 * time.Second
 
+// maxPresence is the size up to which a presence file is looked at, in bytes.
+const maxPresence = 64 << 10
+
 // presence is one presence file, by which clients of the native protocol find
 // the socket of a session. All members are always there.
 type presence struct {
@@ -74,6 +77,7 @@ func (h *hub) keepPresence() error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("presence dir: %w", err)
 	}
+	h.clearPresences()
 	h.presenceMu.Lock()
 	h.presenceOn = true
 	h.presenceMu.Unlock()
@@ -91,6 +95,28 @@ func (h *hub) keepPresence() error {
 		}
 	})
 	return nil
+}
+
+// clearPresences removes the files that a hub has left which was killed. They
+// name sockets that are this hub's now, which answer: so clients of the native protocol
+// would show every session once more for each of them.
+func (h *hub) clearPresences() {
+	entries, err := os.ReadDir(h.opts.PresenceDir)
+	if err != nil || h.sessionDir == "" {
+		return
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !info.Mode().IsRegular() || info.Size() > maxPresence || filepath.Ext(e.Name()) != ".json" {
+			continue
+		}
+		path := filepath.Join(h.opts.PresenceDir, e.Name())
+		text, err := os.ReadFile(path)
+		var p presence
+		if err == nil && json.Unmarshal(text, &p) == nil && filepath.Dir(p.SocketPath) == h.sessionDir {
+			os.Remove(path)
+		}
+	}
 }
 
 func (h *hub) writePresences() {

@@ -391,6 +391,46 @@ func TestPresenceFiles(t *testing.T) {
 	}
 }
 
+// A hub that was killed could not remove its presence files. Its successor at the same
+// sockets does, and leaves those of other hubs alone.
+func TestPresenceFilesOfAKilledHubGo(t *testing.T) {
+	t.Parallel()
+	base := shortDir(t)
+	dir, socket := filepath.Join(base, "presence"), filepath.Join(base, "h.sock")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write := func(id, socket string) {
+		text, err := json.Marshal(presence{AgentID: id, Identity: "demo", SocketPath: socket})
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, id+".json"), text, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("000000000001", filepath.Join(base, "sessions", "demo.sock"))
+	write("000000000002", filepath.Join(base, "sessions", "gone.sock"))
+	write("000000000003", filepath.Join(base, "other", "sessions", "demo.sock"))
+	startHubAt(t, socket, Options{Demo: true, PresenceDir: dir})
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var others int
+	for _, e := range entries {
+		switch e.Name() {
+		case "000000000001.json", "000000000002.json":
+			t.Errorf("%s is still there", e.Name())
+		case "000000000003.json":
+			others++
+		}
+	}
+	if others != 1 || len(entries) != 2 {
+		t.Errorf("%d files, %d of another hub: want one of each", len(entries), others)
+	}
+}
+
 func TestPeersAndCallsAreListed(t *testing.T) {
 	h := startHub(t, Options{Demo: true, Listen: []string{"tcp://127.0.0.1:0?auth=none"}})
 	busy := h.dial()

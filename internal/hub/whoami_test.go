@@ -42,9 +42,9 @@ func TestWhoamiOnEveryKindOfListener(t *testing.T) {
 		methods  []string
 		source   string
 	}{
-		{"the hub's own user", h.dial(), "user", "", true, all, nil, "peers"},
+		{"the hub's own user", h.dial(), "user", "", true, all, nil, "being root or the user of the hub"},
 		{"auth=none", dial(t, "tcp", tcp[0]), "nobody", "", false, []string{"read"}, nil, "scopes= of the listener"},
-		{"auth=uid", dial(t, "tcp", tcp[1]), "user", "", true, all, nil, "peers"},
+		{"auth=uid", dial(t, "tcp", tcp[1]), "user", "", true, all, nil, "being root or the user of the hub"},
 		{"no token yet", dial(t, "tcp", tcp[2]), "nobody", "", false, nil, nil, ""},
 	} {
 		got := ask(c.w)
