@@ -16,7 +16,6 @@
 //	nfpm.go        .deb, .rpm and .apk
 //	image.go       an image for containers
 //	brew.go        a formula for Homebrew
-//	provenance.go  what all of it was made of, as in-toto and SLSA write it
 package main
 
 import (
@@ -40,7 +39,6 @@ func main() {
 	arch := flag.String("arch", "amd64,arm64", "processors to build for")
 	formats := flag.String("formats", "deb,rpm,apk,image", "packages to make: deb, rpm and apk need the Go module proxy; \"\": none")
 	clients := flag.String("clients", "darwin/amd64,darwin/arm64", "systems to build hubctl alone for; \"\": none")
-	flag.StringVar(&r.builder, "builder", repository+"/tree/main/internal/release", "URI of who builds, for the provenance")
 	flag.Parse()
 	r.formats = listOf(*formats)
 	for _, a := range listOf(*arch) {
@@ -67,7 +65,6 @@ type release struct {
 	version string // without a v
 	targets []tree // without their roots
 	formats []string
-	builder string
 
 	source
 	compile func(ctx context.Context, t tree, program, to string) error // nil: r.build
@@ -106,7 +103,7 @@ func (r *release) produce(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return errors.Join(r.formula(), r.provenance(r.targets), r.checksums())
+	return errors.Join(r.formula(), r.checksums())
 }
 
 // check reads the source and refuses what cannot be made before anything is.

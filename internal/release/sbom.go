@@ -2,6 +2,8 @@ package main
 
 import (
 	"debug/buildinfo"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -119,4 +121,17 @@ func billOf(path, version string, date time.Time) (*bill, error) {
 	}
 	b.Dependencies = []dependency{all}
 	return b, nil
+}
+
+// moduleURL is the package URL of a module.
+func moduleURL(path, version string) string { return "pkg:golang/" + path + "@" + version }
+
+// hashOf is the SHA-256 of the list of the hashes of a module's files in hex,
+// which go.sum calls h1 and writes in base64; "" if sum is none.
+func hashOf(sum string) string {
+	raw, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(sum, "h1:"))
+	if err != nil || len(raw) != 32 {
+		return ""
+	}
+	return hex.EncodeToString(raw)
 }
