@@ -148,9 +148,9 @@ func TestStateNewerFormatIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	newer := bytes.Replace(text, []byte(`"hubd_state_format":1`), []byte(`"hubd_state_format":99`), 1)
+	newer := bytes.Replace(text, []byte(`"hubd_state_format":2`), []byte(`"hubd_state_format":99`), 1)
 	if bytes.Equal(newer, text) {
-		t.Fatalf("store.json has no format 1: %s", text)
+		t.Fatalf("store.json has no format 2: %s", text)
 	}
 	if err := os.WriteFile(file, newer, 0o600); err != nil {
 		t.Fatal(err)

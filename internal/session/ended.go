@@ -159,8 +159,14 @@ func (r *Registry) Remove(s *Session) error {
 
 // Wait returns when the session has ended, and how its program did: nil when
 // nobody said that. When the hub stops meanwhile it fails with rpc.ErrShutdown:
-// the session goes on after that.
+// the session goes on after that. The session of the hub itself never ends: to wait for it is refused.
 func (s *Session) Wait(ctx context.Context) (*Exit, error) {
+	s.mu.Lock()
+	permanent := s.permanent
+	s.mu.Unlock()
+	if permanent {
+		return nil, rpc.Errorf(rpc.CodeInvalidParams, "session %s belongs to the hub and does not end", s.name)
+	}
 	select {
 	case <-s.done:
 	case <-ctx.Done():

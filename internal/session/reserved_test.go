@@ -80,6 +80,7 @@ func TestTheSessionOfTheHubIsNotTakenOver(t *testing.T) {
 			t.Errorf("%+v", s.Info())
 		}
 		peer.refused("session.input", `{"session":"demo"}`, rpc.CodePermissionDenied)
+		peer.refused("session.wait", `{"session":"demo"}`, rpc.CodeInvalidParams) // it has no end
 		in := admin.start("session.input", `{"session":"demo"}`)
 		synctest.Wait()
 		peer.want("session.send", `{"session":"demo","text":"x"}`, `{"ok":true}`)

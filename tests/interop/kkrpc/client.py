@@ -167,6 +167,13 @@ class Bridge:
     def close(self):
         self.process.stdin.close()
 
+    def vanish(self):
+        """Closes both ends, as the end of this process would. close alone leaves the bridge to wait for answers."""
+        self.close()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, self.process.stdout.fileno())
+        os.close(nothing)
+
 
 class Client:
     """Calls the other side, and serves api to it. Every handler has a thread."""

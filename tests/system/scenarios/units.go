@@ -88,7 +88,7 @@ func serviceInstall(m *machine) {
 			want, err := deploy.Systemd.ReadFile(folder + "/" + name)
 			m.must(err)
 			got, err := os.ReadFile(filepath.Join(dir, name))
-			if text := strings.Replace(string(want), "ExecStart=/usr/bin/hubd\n", "ExecStart="+binary+"\n", 1); err != nil || string(got) != text {
+			if text := strings.ReplaceAll(string(want), "=/usr/bin/hubd", "="+binary); err != nil || string(got) != text {
 				m.errorf("%s/%s differs from what is shipped: %v\n%s", dir, name, err, got)
 			}
 		}
