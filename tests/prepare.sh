@@ -25,6 +25,7 @@ want chromium chromium # pages that call the hub
 want ip iproute2 # networks that are cut
 want zsh zsh           # hubctl's completions, in the shells themselves
 want fish fish
+python3 -c 'import yaml' 2>/dev/null || missing="$missing python3-yaml" # a second reader of what hubctl writes
 [ -e /usr/share/bash-completion/bash_completion ] || missing="$missing bash-completion"
 
 if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && have apt-get; then
