@@ -82,7 +82,7 @@ func (a *app) whoamiText(result json.RawMessage) ([]byte, error) {
 	}
 	scopes, methods := strings.Join(i.Scopes, ", "), "all"
 	if scopes == "" {
-		scopes = "none"
+		scopes, methods = "none", "those that are open to everybody"
 	}
 	if len(i.Methods) > 0 {
 		methods = strings.Join(i.Methods, ", ")

@@ -68,6 +68,8 @@ func (h *hub) firstToken() {
 			way = a.path
 		case l.session == "" && (a.network == "unix" || a.auth != authToken && !l.metrics):
 			return
+		case l.session == "" && !l.metrics && a.tls && h.opts.TLSClientCA != "" && len(h.live.Load().clients) > 0:
+			return // with a certificate
 		}
 	}
 	if h.tokens.Len() > 0 {

@@ -581,14 +581,16 @@ func TestTokenInEveryProtocol(t *testing.T) {
 // A hub on TCP alone says how its owner gets in, until there is a token.
 func TestFirstTokenWithoutAUnixSocket(t *testing.T) {
 	t.Parallel()
-	dir := shortDir(t)
+	dir, options := shortDir(t), Options{}
 	start := func(listen string) (logs *observer.ObservedLogs, at string, stop func()) {
 		t.Helper()
 		core, logs := observer.New(zapcore.WarnLevel)
 		ctx, cancel := context.WithCancel(t.Context())
 		ready, done := make(chan Info, 1), make(chan error, 1)
 		go func() {
-			done <- Run(ctx, Options{Listen: []string{listen}, State: filepath.Join(dir, "s"), Log: zap.New(core), Ready: func(i Info) { ready <- i }})
+			o := options
+			o.Listen, o.State, o.Log, o.Ready = []string{listen}, filepath.Join(dir, "s"), zap.New(core), func(i Info) { ready <- i }
+			done <- Run(ctx, o)
 		}()
 		select {
 		case i := <-ready:
@@ -629,5 +631,18 @@ func TestFirstTokenWithoutAUnixSocket(t *testing.T) {
 	stop()
 	if n := logs.FilterMessageSnippet("no usable credentials").Len(); n != 0 {
 		t.Error("it says so although users come in without one")
+	}
+	a := newAuthority(t)
+	dir = shortDir(t)
+	options.TLSCert, options.TLSKey = a.files(dir, 1)
+	options.TLSClientCA = filepath.Join(dir, "ca.pem")
+	if err := os.WriteFile(options.TLSClientCA, a.pem, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	options.TLSClients = []string{"client=read"}
+	logs, _, stop = start("tls://127.0.0.1:0")
+	stop()
+	if n := logs.FilterMessageSnippet("no usable credentials").Len(); n != 0 {
+		t.Error("it says so although owners of certificates come in without one")
 	}
 }
