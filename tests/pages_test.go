@@ -36,6 +36,7 @@ var examples = []example{
 func TestExamplesOfPages(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, "--listen", "tcp://127.0.0.1:0?auth=none")
+	d.linkDefaultSocket()
 	for _, x := range examples {
 		t.Run(x.page, func(t *testing.T) {
 			if open("", x.want) {
@@ -143,7 +144,6 @@ func (x example) find(t *testing.T, language string) string {
 // addressed puts the addresses of d in the place of those that the pages use.
 func (d *daemon) addressed(program string) string {
 	host, port, _ := strings.Cut(d.tcpAddress(), ":")
-	program = strings.ReplaceAll(program, "/run/user/1000/hubd/hub.sock", d.socket)
 	program = strings.ReplaceAll(program, "127.0.0.1:7420", d.tcpAddress())
 	return strings.ReplaceAll(program, `("127.0.0.1", 7420)`, `("`+host+`", `+port+`)`)
 }
