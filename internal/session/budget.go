@@ -69,13 +69,13 @@ func (s *Session) keeps() int {
 			n += w.bytes
 		}
 	}
-	return n
+	return n + s.old.bytes
 }
 
 func (s *Session) keepsInAll() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.log.bytes + s.ring.bytes + s.beside
+	return s.log.bytes + s.old.bytes + s.ring.bytes + s.beside
 }
 
 // shed drops the older half of what the session keeps, but for its latest
@@ -86,7 +86,8 @@ func (s *Session) shed() bool {
 		s.mu.Unlock()
 		return false
 	}
-	dropped := 0
+	dropped := s.old.n
+	s.cutReplaysLocked()
 	for _, w := range []*window{&s.log, &s.ring} {
 		for half := w.bytes / 2; w.n > 1 && w.bytes > half; dropped++ {
 			w.drop()
@@ -103,11 +104,12 @@ func (s *Session) shed() bool {
 // else what waits for the owner, and reports whether there was anything.
 func (s *Session) shedRest() bool {
 	s.mu.Lock()
-	before, dropped, denied := s.log.bytes+s.ring.bytes+s.beside, 0, 0
+	before, dropped, denied := s.log.bytes+s.old.bytes+s.ring.bytes+s.beside, 0, 0
 	switch {
 	case s.gone:
 	case s.log.n+s.ring.n > 0:
-		dropped = s.log.n + s.ring.n
+		dropped = s.log.n + s.old.n + s.ring.n
+		s.cutReplaysLocked()
 		s.log.dropUpTo(s.seq)
 		s.ring.dropUpTo(s.seq)
 	case s.snapshot.Seq > 0:
@@ -122,7 +124,7 @@ func (s *Session) shedRest() bool {
 		s.input.backlog = inputQueue{}
 	}
 	s.weighLocked()
-	freed := s.gone || s.log.bytes+s.ring.bytes+s.beside < before
+	freed := s.gone || s.log.bytes+s.old.bytes+s.ring.bytes+s.beside < before
 	s.mu.Unlock()
 	o := s.registry.opts.Observer
 	if dropped > 0 {

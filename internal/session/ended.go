@@ -203,6 +203,7 @@ func (s *Session) trimTo(limit int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.endedSizeLocked() > limit {
+		s.cutReplaysLocked()
 		switch {
 		case s.ring.n > 0:
 			s.ring.drop()
@@ -232,8 +233,8 @@ func (s *Session) letGoLocked() {
 		return
 	}
 	s.gone = true
-	s.registry.kept.Add(-int64(s.log.bytes + s.ring.bytes + s.beside))
-	s.log.total, s.ring.total = nil, nil
+	s.registry.kept.Add(-int64(s.log.bytes + s.old.bytes + s.ring.bytes + s.beside))
+	s.log.total, s.ring.total, s.old.total = nil, nil, nil
 	s.registry.past.Delete(s)
 }
 

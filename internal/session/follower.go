@@ -48,15 +48,14 @@ type Follower struct {
 	taken int
 
 	// Guarded by s.mu.
-	cursor    uint64  // number of the last event that was taken, told as lost, or is not wanted
-	join      uint64  // latest event when the follower came: up to there it gets a replay
-	replay    []Event // what the ring held then and it has not taken yet
-	floor     uint64  // what the ring had lost then
-	quiet     uint64  // up to there nothing counts as lost
-	fresh     bool    // it has seen nothing of the session before
-	restarted bool    // the numbers began anew: to be told
-	waiting   bool    // in s.waiting
-	told      bool    // that the hub stops
+	cursor    uint64 // number of the last event that was taken, told as lost, or is not wanted
+	join      uint64 // latest event when the follower came: up to there it gets a replay
+	floor     uint64 // what the ring had lost then
+	quiet     uint64 // up to there nothing counts as lost
+	fresh     bool   // it has seen nothing of the session before
+	restarted bool   // the numbers began anew: to be told
+	waiting   bool   // in s.waiting
+	told      bool   // that the hub stops
 	closed    bool
 	dropped   uint64
 }
@@ -110,9 +109,7 @@ func (s *Session) Follow(opts FollowOptions) (*Follower, error) {
 			s.ahead = max(s.ahead, f.cursor)
 		}
 	}
-	for i := s.ring.after(f.cursor); i < s.ring.n; i++ {
-		f.replay = append(f.replay, *s.ring.at(i))
-	}
+	s.replaying = s.replaying || f.cursor < f.join
 	s.followers[f.id] = f
 	s.cameLocked(opts.Link)
 	if f.fresh {
@@ -242,10 +239,16 @@ func (f *Follower) nextLocked() (Event, bool) {
 		return restartEvent(f.cursor, s.epoch), true
 	}
 	if f.cursor < f.join {
-		if e, ok := f.replayLocked(); ok {
+		e, ok := f.pastLocked(f.join, true)
+		if !ok {
+			f.cursor = f.join
+		}
+		if f.cursor >= f.join {
+			s.trimOldLocked()
+		}
+		if ok {
 			return e, true
 		}
-		f.cursor, f.replay = f.join, nil
 	}
 	for f.cursor < s.seq {
 		first := s.firstLocked()
@@ -254,7 +257,7 @@ func (f *Follower) nextLocked() (Event, bool) {
 			f.cursor = e.Seq
 			return *e, true
 		}
-		if e, ok := f.behindLocked(first - 1); ok {
+		if e, ok := f.pastLocked(first-1, false); ok {
 			return e, true
 		}
 		f.cursor = first - 1
@@ -262,51 +265,40 @@ func (f *Follower) nextLocked() (Event, bool) {
 	return Event{}, false
 }
 
-// replayLocked takes an event from before the follower's time: what the ring
-// held when it came, the latest snapshot, prompts that are open.
-func (f *Follower) replayLocked() (Event, bool) {
+// pastLocked takes an event up to end that the log does not have: of the ring,
+// the latest snapshot, prompts that are open. For a follower that came when the
+// latest event was end (replay is set) that is what was there then, for one
+// that was too slow for the log what there is now.
+func (f *Follower) pastLocked(end uint64, replay bool) (Event, bool) {
+	s := f.s
+	floor := s.ring.floor
+	if replay && s.old.n > 0 {
+		floor = max(f.floor, s.old.floor)
+	}
 	for {
-		extra, hasExtra := f.s.extraAfterLocked(f.cursor, f.join)
-		if gap, ok := f.gapLocked(f.floor, extra, hasExtra); ok {
+		extra, hasExtra := s.extraAfterLocked(f.cursor, end)
+		if gap, ok := f.gapLocked(min(floor, end), extra, hasExtra); ok {
 			return gap, true
 		}
 		next, found := extra, hasExtra
-		if len(f.replay) > 0 && (!found || f.replay[0].Seq < next.Seq) {
-			next, found = f.replay[0], true
-			f.replay[0] = Event{}
-			f.replay = f.replay[1:]
+		e := s.ring.firstAfter(f.cursor)
+		if replay {
+			if old := s.old.firstAfter(f.cursor); old != nil {
+				e = old
+			}
+		}
+		if e != nil && e.Seq <= end && (!found || e.Seq < next.Seq) {
+			next, found = *e, true
 		}
 		if !found {
 			return Event{}, false
 		}
 		next = next.after(f.cursor)
 		f.cursor = next.Seq
-		if next.kind == resolved && f.fresh {
-			continue
-		}
-		return next, true
-	}
-}
-
-// behindLocked takes an event up to end, where the log begins, for a follower
-// that was too slow for it: what a replay would have now.
-func (f *Follower) behindLocked(end uint64) (Event, bool) {
-	s := f.s
-	extra, hasExtra := s.extraAfterLocked(f.cursor, end)
-	if gap, ok := f.gapLocked(min(s.ring.floor, end), extra, hasExtra); ok {
-		return gap, true
-	}
-	next, found := extra, hasExtra
-	if i := s.ring.after(f.cursor); i < s.ring.n {
-		if e := s.ring.at(i); e.Seq <= end && (!found || e.Seq < next.Seq) {
-			next, found = *e, true
+		if !replay || next.kind != resolved || !f.fresh {
+			return next, true
 		}
 	}
-	if found {
-		next = next.after(f.cursor)
-		f.cursor = next.Seq
-	}
-	return next, found
 }
 
 // gapLocked tells of what is lost up to and including floor, but for the event
@@ -356,7 +348,6 @@ func (f *Follower) Close() {
 		return
 	}
 	f.closed = true
-	f.replay = nil
 	delete(s.followers, f.id)
 	s.wentLocked(f.opts.Link)
 	for i, w := range s.waiting {
@@ -371,6 +362,7 @@ func (f *Follower) Close() {
 	if len(s.followers) == 0 {
 		s.log.dropUpTo(s.seq)
 	}
+	s.trimOldLocked()
 	s.letGoLocked()
 	s.mu.Unlock()
 	f.signal()

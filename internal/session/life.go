@@ -100,7 +100,7 @@ func (s *Session) skipLocked(seq uint64) {
 	if s.ring.n == 0 {
 		s.ring.floor = seq
 	} else {
-		s.ring.add(holeEvent(seq-s.seq, seq))
+		s.replayableLocked(holeEvent(seq-s.seq, seq))
 	}
 	s.seq = seq
 }

@@ -40,6 +40,7 @@ type Session struct {
 	lastAt   time.Time
 	log      window    // the latest events without holes: what followers read
 	ring     window    // what is replayed
+	old      window    // what the ring lost last, while somebody reads a replay from before: without holes up to the ring
 	snapshot Event     // the latest state_snapshot; Seq 0 when there is none
 	charge   *rpc.Kept // for it
 	prompts  []*openPrompt
@@ -47,6 +48,7 @@ type Session struct {
 	trim     int // events until the log is trimmed again
 
 	followers map[uint64]*Follower
+	replaying bool        // there may be followers that have not read their replay
 	waiting   []*Follower // to be woken by the next event
 	nextID    uint64
 
@@ -84,11 +86,12 @@ func newSession(r *Registry, name string, opts OpenOptions) *Session {
 		epoch:     newEpoch(),
 		log:       newWindow(r.opts.QueueEvents, r.opts.QueueBytes),
 		ring:      newWindow(ring, r.opts.RingBytes),
+		old:       newWindow(r.opts.QueueEvents, r.opts.QueueBytes),
 		followers: map[uint64]*Follower{},
 		trim:      trimEvery,
 		done:      make(chan struct{}),
 	}
-	s.log.total, s.ring.total = &r.kept, &r.kept
+	s.log.total, s.ring.total, s.old.total = &r.kept, &r.kept, &r.kept
 	s.ownLocked(opts)
 	s.continueLocked(opts.Seq, opts.Epoch)
 	s.producerLocked(opts)
@@ -241,9 +244,9 @@ func (s *Session) appendLocked(d *draft) (e Event, withdrawn int) {
 	e = d.event(s.seq, now)
 	switch d.kind {
 	case plain:
-		s.ring.add(e)
+		s.replayableLocked(e)
 	case resolved:
-		s.ring.add(e)
+		s.replayableLocked(e)
 		if s.dropPromptLocked(d.toolID) != nil {
 			withdrawn++
 		}
@@ -285,7 +288,41 @@ func (s *Session) trimLocked() {
 		read = min(read, max(f.cursor, f.join))
 	}
 	s.log.dropUpTo(read)
+	s.trimOldLocked()
 }
+
+// replayableLocked adds an event to the ring. What that pushes out stays for
+// followers whose replay has it, within the limit of all who lag.
+func (s *Session) replayableLocked(e Event) {
+	if s.replaying {
+		if s.old.n == 0 {
+			s.old.floor = s.ring.floor
+		}
+		s.ring.spill = &s.old
+	}
+	s.ring.add(e)
+	s.ring.spill = nil
+}
+
+// trimOldLocked drops what no follower needs any more for its replay.
+func (s *Session) trimOldLocked() {
+	if !s.replaying {
+		return
+	}
+	read := s.seq
+	s.replaying = false
+	for _, f := range s.followers {
+		if f.cursor < f.join {
+			s.replaying = true
+			read = min(read, f.cursor)
+		}
+	}
+	s.old.dropUpTo(read)
+}
+
+// cutReplaysLocked comes before events leave the ring for another reason than
+// newer ones: those who have not read so far are told a gap.
+func (s *Session) cutReplaysLocked() { s.old.dropUpTo(s.seq) }
 
 // continueLocked lets the numbers of a session without events go on after seq,
 // and its epoch with them.
@@ -339,6 +376,7 @@ func (s *Session) adopt(opts OpenOptions) error {
 		s.meta = opts.Meta
 	}
 	if opts.Ring != nil {
+		s.cutReplaysLocked()
 		s.ring.bound(*opts.Ring)
 	}
 	s.permanent = s.permanent || opts.Permanent

@@ -17,6 +17,7 @@ type window struct {
 	bytes  int
 	floor  uint64        // number of the last event that was pushed out
 	total  *atomic.Int64 // bytes of all windows of a registry; nil: not counted
+	spill  *window       // gets what is pushed out; nil: it is gone
 }
 
 func newWindow(maxEvents, maxBytes int) window {
@@ -68,6 +69,9 @@ func (w *window) drop() {
 	e := w.at(0)
 	w.floor = e.Seq
 	w.count(-cost(e))
+	if w.spill != nil {
+		w.spill.add(*e)
+	}
 	*e = Event{}
 	w.n--
 	if w.head++; w.head == len(w.events) {
@@ -105,4 +109,12 @@ func (w *window) resize(size int) {
 // after returns the index of the oldest event with a number above seq; w.n when there is none.
 func (w *window) after(seq uint64) int {
 	return sort.Search(w.n, func(i int) bool { return w.at(i).Seq > seq })
+}
+
+// firstAfter returns the oldest event with a number above seq, nil when there is none.
+func (w *window) firstAfter(seq uint64) *Event {
+	if i := w.after(seq); i < w.n {
+		return w.at(i)
+	}
+	return nil
 }
