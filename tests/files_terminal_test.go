@@ -2,6 +2,7 @@ package tests
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -31,6 +32,43 @@ func entries(t *testing.T, dir string) string {
 		names = append(names, e.Name())
 	}
 	return strings.Join(names, " ")
+}
+
+// What comes through a pipe is sent as it comes, and the call begins with it: the
+// deadline of a call ends with its first item, so a slow program does not meet it.
+func TestFilePutSendsWhatAPipeHas(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	d := startDaemon(t, "--file-root", root, "--file-quota", "1MiB")
+	put, talk := exec.CommandContext(t.Context(), filepath.Join(binDir, "hubctl"), "file", "put", "-", "slow"), new(logBuffer)
+	put.Env = append(cleanEnv(d.dir), "HUBD_SOCKET="+d.socket, "NO_COLOR=1")
+	put.Stderr = talk
+	in, err := put.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := put.Start(); err != nil {
+		t.Fatal(err)
+	}
+	used := func() float64 {
+		n, _ := d.metric("hubd_file_quota_used_bytes")
+		return n
+	}
+	before := used()
+	if _, err := in.Write([]byte("a little\n")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the hub has what came so far", func() bool { return used() > before })
+	if _, err := in.Write([]byte("more\n")); err != nil {
+		t.Fatal(err)
+	}
+	in.Close()
+	if err := put.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, talk)
+	}
+	if text, err := os.ReadFile(filepath.Join(root, "slow")); err != nil || string(text) != "a little\nmore\n" {
+		t.Errorf("%q %v", text, err)
+	}
 }
 
 // Copies that take their time show a bar; one that is interrupted leaves

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -70,6 +69,8 @@ func (a *app) putFile(ctx context.Context, local, remote string, parents bool) e
 	if size >= 0 {
 		params["size"] = size // a file that changes meanwhile is not taken for whole
 	}
+	buf := make([]byte, putPiece)
+	n, end := in.Read(buf) // at first: the deadline of the call does not run while a pipe has nothing yet
 	s, err := c.Open(ctx, "file.upload", params)
 	if err != nil {
 		return err
@@ -77,11 +78,9 @@ func (a *app) putFile(ctx context.Context, local, remote string, parents bool) e
 	defer s.Close()
 	bar := a.progress(path.Base(remote), size, true)
 	defer bar.end()
-	buf := make([]byte, putPiece)
 	var item json.RawMessage
 	var sent int64
-	for {
-		n, err := io.ReadFull(in, buf)
+	for ; ; n, end = in.Read(buf) {
 		if n > 0 {
 			item = appendBytes(item, buf[:n])
 			if failed := s.Send(item); failed == io.EOF {
@@ -92,11 +91,11 @@ func (a *app) putFile(ctx context.Context, local, remote string, parents bool) e
 			sent += int64(n)
 			bar.add(int64(n))
 		}
-		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+		if end == io.EOF {
 			break
 		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", local, err)
+		if end != nil {
+			return fmt.Errorf("%s: %w", local, end)
 		}
 	}
 	var stored string
