@@ -101,4 +101,20 @@ func TestExposure(t *testing.T) {
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
+
+	// docs/operations.md has the figure of systemd 252.
+	version, err := exec.Command("systemd-analyze", "--version").Output()
+	if err != nil || !strings.HasPrefix(string(version), "systemd 252 ") {
+		t.Logf("not compared with docs/operations.md: %v %.12s", err, version)
+		return
+	}
+	_, level, _ := strings.Cut(string(out), "Overall exposure level for hubd.service: ")
+	level, _, _ = strings.Cut(level, " ")
+	page, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if level == "" || !strings.Contains(string(page), "rates the unit "+level+" (") {
+		t.Errorf("docs/operations.md does not have the exposure %q", level)
+	}
 }

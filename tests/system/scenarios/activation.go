@@ -119,15 +119,42 @@ func hardening(m *machine) {
 	// Strangers are kept out by the file, members of the group are let in.
 	m.run("useradd", "-m", "stranger")
 	m.run("useradd", "-m", "-G", "hubd", "member")
-	m.run("install", "-m755", "/box/hubctl", "/usr/local/bin/hubctl")
-	as := func(name, method string) (string, error) {
-		return m.try("runuser", "-u", name, "--", "hubctl", "--socket", socket, "call", method)
+	as := func(name string, command ...string) (string, error) {
+		return m.try("runuser", append([]string{"-u", name, "--", "hubctl", "--socket", socket}, command...)...)
 	}
 	if out, err := as("stranger", "ping"); err == nil || !strings.Contains(out, "permission denied") {
 		m.errorf("a stranger: %v %s", err, out)
 	}
-	if out, err := as("member", "ping"); err != nil {
-		m.errorf("a member of the group: %v %s", err, out)
+	for _, command := range [][]string{{"ping"}, {"state", "ls"}, {"session", "ls"}, {"session", "history", "hub"}} {
+		if out, err := as("member", command...); err != nil {
+			m.errorf("a member of the group: %v: %v %s", command, err, out)
+		}
+	}
+	writes := [][]string{{"state", "put", "k", "1"}, {"publish", "hub", "rendered=hello"}}
+	own := []string{"run", "-s", "own", "--", "true"}
+	refused := func(who, scope string, commands ...[]string) {
+		for _, command := range commands {
+			if out, err := as(who, command...); err == nil || !strings.Contains(out, "the scope "+scope) {
+				m.errorf("%s: %v: %v %s, want a refusal for lack of %s", who, command, err, out, scope)
+			}
+		}
+	}
+	refused("member", "call", writes...)
+	refused("member", "provide", own)
+
+	// As docs/operations.md has it.
+	m.run("useradd", "-m", "-G", "hubd", "alice")
+	m.write("/etc/hubd/conf.d/peers.yaml", "peers:\n  \"@hubd\": [read, call]\n  alice: [read, call, provide]\n")
+	m.systemctl("reload", "hubd")
+	for _, command := range writes {
+		if out, err := as("member", command...); err != nil {
+			m.errorf("a member of a group that may call: %v: %v %s", command, err, out)
+		}
+	}
+	refused("member", "provide", own)
+	refused("member", "admin", []string{"token", "ls"})
+	if out, err := as("alice", own...); err != nil {
+		m.errorf("a user who may provide: %v %s", err, out)
 	}
 	if names, _ := filepath.Glob("/var/lib/hubd/*"); len(names) == 0 {
 		m.errorf("the state is not in /var/lib/hubd")
