@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -85,26 +86,57 @@ func (r *Registry) forget(s *Session) bool {
 	return there
 }
 
-// trimEnded keeps ended sessions within their bytes: the oldest go, and of the
-// latest its oldest events.
+// trimEnded keeps ended sessions within their bytes. The user whose sessions
+// take most loses the oldest of them, and of the last one its oldest events, so
+// that nobody pushes out what others have left.
 func (r *Registry) trimEnded() {
 	list := r.endedList()
 	slices.SortStableFunc(list, func(a, b *Session) int { return a.endedAt().Compare(b.endedAt()) })
+	of, sizes := map[string][]*Session{}, map[string]int{} // by owner
 	total := 0
 	for _, s := range list {
-		total += s.endedSize()
+		owner, n := s.endedOwner(), s.endedSize()
+		of[owner] = append(of[owner], s)
+		sizes[owner] += n
+		total += n
 	}
-	for i, s := range list {
-		switch {
-		case total <= r.opts.EndedBytes:
-			return
-		case i < len(list)-1:
-			total -= s.endedSize()
+	for total > r.opts.EndedBytes && len(sizes) > 0 { // others may free some meanwhile
+		most := ""
+		for owner, n := range sizes {
+			if n > sizes[most] || n == sizes[most] && owner < most {
+				most = owner
+			}
+		}
+		s := of[most][0]
+		n := s.endedSize()
+		freed := 0
+		if len(of[most]) == 1 {
+			s.trimTo(n - (total - r.opts.EndedBytes))
+			freed = n - s.endedSize()
+		}
+		if freed == 0 {
 			r.forget(s)
-		default:
-			s.trimTo(r.opts.EndedBytes)
+			of[most] = of[most][1:]
+			freed = n
+		}
+		total -= freed
+		if sizes[most] -= freed; len(of[most]) == 0 {
+			delete(sizes, most)
 		}
 	}
+}
+
+// endedOwner says whose an ended session is: "" for nobody's.
+func (s *Session) endedOwner() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.last == nil || s.last.Peer == nil:
+		return ""
+	case s.last.Peer.UID >= 0:
+		return strconv.Itoa(s.last.Peer.UID)
+	}
+	return "name " + s.last.Peer.Name
 }
 
 // endedList returns the ended sessions.

@@ -141,6 +141,44 @@ func TestEndedSessionsAreBounded(t *testing.T) {
 	}
 }
 
+// Who ends many sessions, or large ones, pushes out his own.
+func TestEndedSessionsOfOthersStay(t *testing.T) {
+	const limit = 64 << 10
+	for _, by := range []struct{ sessions, events int }{{200, 2}, {1, 500}, {20, 100}} {
+		r := New(Options{EndedBytes: limit, Ring: 1000})
+		end := func(uid int, name string, events int) {
+			s, err := r.Open(name, OpenOptions{Owner: rpc.NewLink(nil), Peer: &rpc.Peer{UID: uid}})
+			must(t, err)
+			for range events {
+				publish(t, s, `{"type":"output","rendered":"`+strings.Repeat("x", 1000)+`"}`)
+			}
+			r.Close(s)
+		}
+		end(1001, "victim", 20)
+		for i := range by.sessions {
+			end(1002, fmt.Sprint("s", i), by.events)
+		}
+		s, err := r.FindAny("victim")
+		if err != nil {
+			t.Errorf("%+v: %v", by, err)
+			continue
+		}
+		if events, _ := s.History(0, 1000); len(events) != 20 {
+			t.Errorf("%+v: %d events are left", by, len(events))
+		}
+		if _, err := r.FindAny(fmt.Sprint("s", by.sessions-1)); err != nil {
+			t.Errorf("%+v: the latest: %v", by, err)
+		}
+		size := 0
+		for _, s := range r.ListAll() {
+			size += s.endedSize()
+		}
+		if size > limit {
+			t.Errorf("%+v: %d bytes are kept", by, size)
+		}
+	}
+}
+
 // A signal reaches the program through its producer, from those who may end it.
 func TestKillReachesTheProducer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
