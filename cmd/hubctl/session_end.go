@@ -37,7 +37,7 @@ func (e *programExit) String() string {
 func (e *programExit) status(session string) error {
 	switch {
 	case e == nil || e.Code == nil:
-		return fmt.Errorf("session %s has ended, and nobody has said with which status", oneLine(session))
+		return fmt.Errorf("session %s has ended without an exit event: its producer was gone, or closed it without saying how its program ended", oneLine(session))
 	case *e.Code == 0:
 		return nil
 	case *e.Code < 0 || *e.Code > 255:
