@@ -256,12 +256,14 @@ func (n nativeSession) Follow(o kollabor.FollowOptions) (kollabor.Follower, erro
 	return nativeFollower{f}, nil
 }
 
-func (n nativeSession) Deliver(message rpc.Value) (rpc.Value, error) {
-	d, err := n.s.Deliver(message)
+func (n nativeSession) Deliver(by *rpc.Link, message rpc.Value) (rpc.Value, error) {
+	d, err := n.s.Deliver(by, message)
 	return d.ID, err
 }
 
-func (n nativeSession) SetRoster(agents rpc.Value) { n.s.SetRoster(agents) }
+func (n nativeSession) SetRoster(by *rpc.Link, agents rpc.Value) error {
+	return n.s.SetRoster(by, agents)
+}
 
 type nativeFollower struct{ f *session.Follower }
 

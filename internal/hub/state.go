@@ -171,7 +171,7 @@ func (f facts) Send(_ context.Context, c *rpc.Call, target, content string, forc
 			"action": "message", "type": "message", "from_agent": f.h.agentID, "from_identity": from, "to": s.Name(),
 			"content": content, "scope": scope, "force": force,
 		})
-		if _, err := s.Deliver(message); err != nil {
+		if _, err := s.Deliver(c.Link(), message); err != nil {
 			return reached, err
 		}
 		reached++

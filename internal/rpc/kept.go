@@ -38,6 +38,19 @@ func (c *Call) Keep() *Kept {
 	return &Kept{gate: c.link.gate, quota: c.quota}
 }
 
+// Keep makes a charge of nothing yet to the user of the connection. That of no
+// connection is nil.
+func (l *Link) Keep() *Kept {
+	if l == nil {
+		return nil
+	}
+	quota := l.quota.Load()
+	if quota == nil {
+		quota = l.Quota
+	}
+	return &Kept{gate: l.gate, quota: quota}
+}
+
 // NewKept makes a charge of nothing yet that only the limit of all users
 // bounds, for what the hub keeps of users who are not there.
 func (g *Gate) NewKept() *Kept { return &Kept{gate: g} }

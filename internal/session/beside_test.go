@@ -22,11 +22,11 @@ func TestSnapshotsPromptsAndInboxesAreBounded(t *testing.T) {
 			publish(t, s, fmt.Sprintf(`{"type":"permission_request","details":{"tool_id":"t%d","x":"%s"}}`, n, strings.Repeat("x", 5<<10)))
 		},
 		"messages": func(s *Session, n int) {
-			_, err := s.Deliver(rpc.RawString(fmt.Sprintf(`{"id":"%s%d","content":"%s"}`, strings.Repeat("i", 2<<10), n, strings.Repeat("x", 5<<10))))
+			_, err := s.Deliver(nil, rpc.RawString(fmt.Sprintf(`{"id":"%s%d","content":"%s"}`, strings.Repeat("i", 2<<10), n, strings.Repeat("x", 5<<10))))
 			must(t, err)
 		},
 		"rosters": func(s *Session, _ int) {
-			s.SetRoster(rpc.RawString(`[{"x":"` + strings.Repeat("x", 20<<10) + `"}]`))
+			must(t, s.SetRoster(nil, rpc.RawString(`[{"x":"`+strings.Repeat("x", 20<<10)+`"}]`)))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

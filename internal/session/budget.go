@@ -2,13 +2,18 @@ package session
 
 // Kept returns how many bytes all sessions keep: events for replay and for
 // followers that lag (one that is kept for both counts twice), the latest
-// snapshots, open prompts, and what waits for owners that are away.
+// snapshots, open prompts, titles and metadata, and what waits for owners.
 func (r *Registry) Kept() int64 { return r.kept.Load() }
 
 // weighLocked counts what the session keeps beside its two windows. It is
 // called whenever that has changed.
 func (s *Session) weighLocked() {
-	n := s.inbox.bytes + s.input.backlog.bytes
+	n := s.aboutBytes()
+	for _, in := range s.input.readers {
+		n += in.queue.bytes
+	}
+	s.fixed = n
+	n += s.inbox.bytes + s.input.backlog.bytes
 	if s.snapshot.Seq > 0 {
 		n += cost(&s.snapshot)
 	}
@@ -75,7 +80,7 @@ func (s *Session) keeps() int {
 func (s *Session) keepsInAll() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.log.bytes + s.old.bytes + s.ring.bytes + s.beside
+	return s.log.bytes + s.old.bytes + s.ring.bytes + s.beside - s.fixed
 }
 
 // shed drops the older half of what the session keeps, but for its latest
@@ -121,7 +126,7 @@ func (s *Session) shedRest() bool {
 		denied = 1
 	default:
 		s.inbox.forgetLocked()
-		s.input.backlog = inputQueue{}
+		s.input.backlog.clear()
 	}
 	s.weighLocked()
 	freed := s.gone || s.log.bytes+s.old.bytes+s.ring.bytes+s.beside < before

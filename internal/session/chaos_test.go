@@ -74,7 +74,7 @@ func TestEverythingAtOnce(t *testing.T) {
 						inputs = append(inputs, in)
 					}
 				case 5:
-					_ = s.Input("c", rpc.String("x"))
+					_ = s.Input(nil, "c", rpc.String("x"))
 				case 6:
 					_ = s.Resize(nil, 1+rnd.IntN(99), 20)
 				case 7:
@@ -82,7 +82,7 @@ func TestEverythingAtOnce(t *testing.T) {
 				case 8:
 					_, _ = r.Respond("", tool, "DENY", "c", link)
 				case 9:
-					_, _ = s.Deliver(rpc.RawString(fmt.Sprintf(`{"id":%d}`, rnd.IntN(50))))
+					_, _ = s.Deliver(nil, rpc.RawString(fmt.Sprintf(`{"id":%d}`, rnd.IntN(50))))
 				case 10:
 					s.Info().Value()
 					s.Status()

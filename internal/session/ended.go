@@ -226,8 +226,7 @@ func (s *Session) endedSize() int {
 }
 
 func (s *Session) endedSizeLocked() int {
-	meta, _ := s.meta.Raw()
-	return s.ring.bytes + s.beside + len(s.title) + len(meta) + endedCost
+	return s.ring.bytes + s.beside + endedCost
 }
 
 // trimTo drops the oldest events of an ended session until it is small enough.
@@ -265,6 +264,7 @@ func (s *Session) letGoLocked() {
 		return
 	}
 	s.gone = true
+	s.registry.described.Add(-int64(s.aboutBytes()))
 	s.registry.kept.Add(-int64(s.log.bytes + s.old.bytes + s.ring.bytes + s.beside))
 	s.log.total, s.ring.total, s.old.total = nil, nil, nil
 	s.registry.past.Delete(s)

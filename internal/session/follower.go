@@ -374,7 +374,7 @@ func (f *Follower) Input(text rpc.Value) error {
 	if !f.Interactive() {
 		return errReadOnly
 	}
-	return f.s.Input(f.opts.ClientID, text)
+	return f.s.Input(f.opts.Link, f.opts.ClientID, text)
 }
 
 // Resize is Session.Resize for this follower: refused unless it is interactive.

@@ -30,7 +30,8 @@ type inbox struct {
 	said   map[digest]time.Time
 	waits  []waitingMessage
 	roster rpc.Value
-	bytes  int // of waits and roster
+	charge *rpc.Kept // for roster
+	bytes  int       // of waits and roster
 }
 
 // digest stands for an id, or for who said what, whatever its length.
@@ -47,6 +48,7 @@ func digestOf(parts ...string) digest {
 type waitingMessage struct {
 	value rpc.Value
 	since time.Time
+	held  *held
 }
 
 // Delivery says what became of a message.
@@ -61,8 +63,9 @@ type Delivery struct {
 // whose id is among the last 1000 is a duplicate, as is a non-direct one with
 // the sender and content of another within 30 s. All others reach the owner's
 // input as {"type":"message",...,"addressed":bool}; up to 50 of them wait for
-// an owner that is not there.
-func (s *Session) Deliver(message rpc.Value) (Delivery, error) {
+// an owner that is not there. What waits is charged to by, the connection of
+// its sender; nil: to nobody.
+func (s *Session) Deliver(by *rpc.Link, message rpc.Value) (Delivery, error) {
 	if raw, _ := message.Raw(); len(raw) > maxInboxSize {
 		return Delivery{}, rpc.Errorf(rpc.CodeTooLarge, "a message has at most %d bytes", maxInboxSize)
 	}
@@ -95,8 +98,13 @@ func (s *Session) Deliver(message rpc.Value) (Delivery, error) {
 	if text, err := scope.AsString(); err == nil && text == "direct" {
 		direct = true
 	}
+	waits, err := hold(by, sizeOfValue(item))
+	if err != nil {
+		return Delivery{}, err
+	}
 	s.mu.Lock()
 	if s.closed {
+		waits.drop()
 		s.mu.Unlock()
 		return Delivery{}, errClosed
 	}
@@ -104,12 +112,13 @@ func (s *Session) Deliver(message rpc.Value) (Delivery, error) {
 		!direct && s.inbox.saidLocked(digestOf(textMember(message, "from_identity"), textMember(message, "content")), now)
 	if !d.Duplicate {
 		if len(s.input.readers) > 0 {
-			s.input.deliverLocked(inputItem{value: item, kind: messageItem}, false)
+			s.input.deliverLocked(inputItem{value: item, kind: messageItem, held: waits}, false)
 		} else {
-			s.inbox.keepLocked(item)
-			s.weighLocked()
+			s.inbox.keepLocked(item, waits)
 		}
+		s.weighLocked()
 	}
+	waits.drop()
 	s.mu.Unlock()
 	s.registry.balance()
 	s.registry.opts.Observer.Message(s, d.Duplicate)
@@ -205,14 +214,16 @@ func (b *inbox) saidLocked(what digest, now time.Time) bool {
 }
 
 // keepLocked keeps a message for an absent owner.
-func (b *inbox) keepLocked(v rpc.Value) {
+func (b *inbox) keepLocked(v rpc.Value, by *held) {
 	n := sizeOfValue(v)
 	for len(b.waits) >= maxInbox || len(b.waits) > 0 && b.bytes-sizeOfValue(b.roster)+n > maxWaiting {
 		b.bytes -= sizeOfValue(b.waits[0].value)
+		b.waits[0].held.drop()
 		b.waits[0] = waitingMessage{}
 		b.waits = b.waits[1:]
 	}
-	b.waits = append(b.waits, waitingMessage{v, time.Now()})
+	b.waits = append(b.waits, waitingMessage{v, time.Now(), by})
+	by.add()
 	b.bytes += n
 }
 
@@ -223,15 +234,22 @@ func sizeOfValue(v rpc.Value) int {
 
 // forgetLocked drops what waits, and the roster.
 func (b *inbox) forgetLocked() {
+	for _, m := range b.waits {
+		m.held.drop()
+	}
+	b.charge.Free()
+	b.charge = nil
 	b.waits, b.roster, b.bytes = nil, rpc.Value{}, 0
 }
 
-// takeLocked returns what waits, oldest first.
-func (b *inbox) takeLocked() []rpc.Value {
-	var list []rpc.Value
+// takeLocked returns what waits, oldest first, with its charges.
+func (b *inbox) takeLocked() []waitingMessage {
+	var list []waitingMessage
 	for _, m := range b.waits {
 		if time.Since(m.since) < inboxDays {
-			list = append(list, m.value)
+			list = append(list, m)
+		} else {
+			m.held.drop()
 		}
 	}
 	b.waits, b.bytes = nil, sizeOfValue(b.roster)
@@ -241,28 +259,36 @@ func (b *inbox) takeLocked() []rpc.Value {
 const maxRoster = 1 << 20 // bytes
 
 // SetRoster replaces the list of peers that clients tell the session of. What
-// is no array of objects, or is over 1 MiB, is ignored.
-func (s *Session) SetRoster(agents rpc.Value) {
+// is no array of objects, or is over 1 MiB, is ignored. It is charged to by, the connection that it
+// comes from; nil: to nobody.
+func (s *Session) SetRoster(by *rpc.Link, agents rpc.Value) error {
 	if agents.Kind() != '[' {
-		return
+		return nil
 	}
 	if raw, _ := agents.Raw(); len(raw) > maxRoster {
-		return
+		return nil
 	}
 	for a := range agents.Elements() {
 		if a.Kind() != '{' {
-			return
+			return nil
 		}
 	}
 	agents = agents.Own()
 	s.mu.Lock()
 	if !s.closed {
-		s.inbox.bytes += sizeOfValue(agents) - sizeOfValue(s.inbox.roster)
-		s.inbox.roster = agents
+		n, old := sizeOfValue(agents), sizeOfValue(s.inbox.roster)
+		charge, ok := replaceCharge(by, n, s.inbox.charge, old)
+		if !ok {
+			s.mu.Unlock()
+			return charge.Over(int64(n))
+		}
+		s.inbox.bytes += n - old
+		s.inbox.roster, s.inbox.charge = agents, charge
 		s.weighLocked()
 	}
 	s.mu.Unlock()
 	s.registry.balance()
+	return nil
 }
 
 // Roster returns what SetRoster was told last, an empty array before.

@@ -13,7 +13,7 @@ import (
 
 func deliver(t *testing.T, s *Session, text string) Delivery {
 	t.Helper()
-	d, err := s.Deliver(parse(t, text))
+	d, err := s.Deliver(nil, parse(t, text))
 	must(t, err)
 	return d
 }
@@ -118,7 +118,7 @@ func TestInboxKeepsMessagesForAnAbsentOwner(t *testing.T) {
 			t.Errorf("got %v", got)
 		}
 		in.Close()
-		if _, err := s.Deliver(rpc.String(strings.Repeat("x", maxInboxSize))); err == nil {
+		if _, err := s.Deliver(nil, rpc.String(strings.Repeat("x", maxInboxSize))); err == nil {
 			t.Error("a huge message was taken")
 		}
 	})
@@ -133,14 +133,14 @@ func TestRoster(t *testing.T) {
 	if text() != "[]" {
 		t.Errorf("at first: %s", text())
 	}
-	s.SetRoster(parse(t, `[{"identity":"bob","state":"idle"}]`))
+	must(t, s.SetRoster(nil, parse(t, `[{"identity":"bob","state":"idle"}]`)))
 	for _, bad := range []string{`[1]`, `{}`, `null`, `"x"`, `[{},[]]`} {
-		s.SetRoster(parse(t, bad))
+		must(t, s.SetRoster(nil, parse(t, bad)))
 	}
 	if text() != `[{"identity":"bob","state":"idle"}]` {
 		t.Errorf("got %s", text())
 	}
-	s.SetRoster(parse(t, `[]`))
+	must(t, s.SetRoster(nil, parse(t, `[]`)))
 	if text() != "[]" {
 		t.Errorf("got %s", text())
 	}

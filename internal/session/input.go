@@ -31,6 +31,7 @@ type inputItem struct {
 	value rpc.Value
 	kind  itemKind
 	at    time.Time // of typed items
+	held  *held
 }
 
 // typedKeeps is how long what was typed waits for an owner that is away. It
@@ -60,12 +61,15 @@ func (q *inputQueue) full(n int) bool {
 func (q *inputQueue) add(i inputItem) {
 	if last := len(q.items) - 1; i.kind == sizeItem && last >= 0 && q.items[last].kind == sizeItem {
 		q.bytes += i.cost() - q.items[last].cost()
+		i.held.add()
+		q.items[last].held.drop()
 		q.items[last] = i
 		return
 	}
 	for q.full(i.cost()) {
 		q.take()
 	}
+	i.held.add()
 	q.items = append(q.items, i)
 	q.bytes += i.cost()
 }
@@ -75,10 +79,19 @@ func (q *inputQueue) take() inputItem {
 	q.items[0] = inputItem{}
 	q.items = q.items[1:]
 	q.bytes -= i.cost()
+	i.held.drop()
 	if len(q.items) == 0 {
 		q.items = nil
 	}
 	return i
+}
+
+// clear empties the queue.
+func (q *inputQueue) clear() {
+	for _, i := range q.items {
+		i.held.drop()
+	}
+	*q = inputQueue{}
 }
 
 // inputLine is what leads from the followers of a session to its owner. It is
@@ -142,7 +155,8 @@ func (l *inputLine) endLocked() []*Inputs {
 	for _, in := range readers {
 		in.ended = true
 	}
-	l.readers, l.backlog, l.sizes.seen = nil, inputQueue{}, nil
+	l.backlog.clear()
+	l.readers, l.sizes.seen = nil, nil
 	return readers
 }
 
@@ -150,14 +164,15 @@ func (l *inputLine) endLocked() []*Inputs {
 // unchanged. It is published as an event and handed to the owner if there is
 // one. An owner that does not take its input makes it CodeOverloaded, and then
 // nothing is published.
-func (s *Session) Input(clientID string, text rpc.Value) error {
-	_, err := s.Type(clientID, text)
+func (s *Session) Input(by *rpc.Link, clientID string, text rpc.Value) error {
+	_, err := s.Type(by, clientID, text)
 	return err
 }
 
 // Type is Input that also says whether there is anybody to read it: the owner,
-// or who reads in its place.
-func (s *Session) Type(clientID string, text rpc.Value) (delivered bool, err error) {
+// or who reads in its place. While the text waits to be taken it is charged to
+// by, the connection of who typed it; nil: to nobody.
+func (s *Session) Type(by *rpc.Link, clientID string, text rpc.Value) (delivered bool, err error) {
 	literal, err := text.AppendJSON(nil, rpc.Form{})
 	if err != nil || len(literal) == 0 || literal[0] != '"' {
 		return false, rpc.Errorf(rpc.CodeInvalidParams, "input is a string")
@@ -180,18 +195,25 @@ func (s *Session) Type(clientID string, text rpc.Value) (delivered bool, err err
 	if err != nil {
 		return false, err
 	}
+	in := inputItem{value: item, kind: typed, at: time.Now()}
+	if in.held, err = hold(by, in.cost()); err != nil {
+		return false, err
+	}
 	s.mu.Lock()
 	switch {
 	case s.closed:
+		in.held.drop()
 		s.mu.Unlock()
 		return false, errClosed
 	case s.owner != nil && s.input.full(len(body)+64):
+		in.held.drop()
 		s.mu.Unlock()
 		return false, rpc.Errorf(rpc.CodeOverloaded, "the program behind session %s does not take its input", s.name)
 	}
 	delivered = s.owner != nil || len(s.input.readers) > 0
 	e, _ := s.appendLocked(&d)
-	s.input.deliverLocked(inputItem{value: item, kind: typed, at: time.Now()}, s.owner != nil || s.linger != nil)
+	s.input.deliverLocked(in, s.owner != nil || s.linger != nil)
+	in.held.drop()
 	s.weighLocked()
 	s.mu.Unlock()
 	s.published(e, 0)
@@ -221,9 +243,10 @@ func (s *Session) Inputs(link *rpc.Link) (*Inputs, error) {
 			in.queue.add(i)
 		}
 	}
-	s.input.backlog = inputQueue{}
+	s.input.backlog.clear()
 	for _, m := range s.inbox.takeLocked() {
-		in.queue.add(inputItem{value: m, kind: messageItem})
+		in.queue.add(inputItem{value: m.value, kind: messageItem, held: m.held})
+		m.held.drop()
 	}
 	s.input.readers = append(s.input.readers, in)
 	s.weighLocked()
@@ -239,6 +262,7 @@ func (in *Inputs) Next(ctx context.Context) (rpc.Value, error) {
 		in.s.mu.Lock()
 		if len(in.queue.items) > 0 && !in.close {
 			v := in.queue.take().value
+			in.s.weighLocked()
 			in.s.mu.Unlock()
 			return v, nil
 		}
@@ -277,13 +301,13 @@ func (in *Inputs) Close() {
 		for _, i := range in.queue.items {
 			switch {
 			case i.kind == messageItem:
-				s.inbox.keepLocked(i.value)
+				s.inbox.keepLocked(i.value, i.held)
 			case i.kind == answerItem || i.kind == typed && (s.owner != nil || s.linger != nil):
 				s.input.backlog.add(i)
 			}
 		}
 	}
-	in.queue = inputQueue{}
+	in.queue.clear()
 	s.weighLocked()
 	s.mu.Unlock()
 	in.signal()

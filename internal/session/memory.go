@@ -286,6 +286,9 @@ func (r *Registry) restoreEnded(m *memory) {
 		return
 	}
 	s := newSession(r, m.name, m.opts)
+	if s.describe(m.opts) != nil {
+		return
+	}
 	s.remember(m)
 	s.end(false)
 	s.mu.Lock()

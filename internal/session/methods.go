@@ -402,7 +402,11 @@ func (r *Registry) send(ctx context.Context, in sendParams) (rpc.Value, error) {
 	if in.ClientID == "" {
 		in.ClientID = s.clientOf(ctx)
 	}
-	delivered, err := s.Type(in.ClientID, in.Text)
+	var by *rpc.Link
+	if c := rpc.From(ctx); c != nil {
+		by = c.Link()
+	}
+	delivered, err := s.Type(by, in.ClientID, in.Text)
 	switch {
 	case err != nil:
 		return rpc.Value{}, err

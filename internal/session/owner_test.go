@@ -268,14 +268,14 @@ func TestInputWaitsForAnOwnerThatComesBack(t *testing.T) {
 			s, err := r.Open("work", OpenOptions{Owner: link})
 			must(t, err)
 			closeLink(link)
-			must(t, s.Input("ada", rpc.String("ls")))
+			must(t, s.Input(nil, "ada", rpc.String("ls")))
 			time.Sleep(c.away)
 			next := rpc.NewLink(nil)
 			_, err = r.Open("work", OpenOptions{Owner: next})
 			must(t, err)
 			in, err := s.Inputs(next)
 			must(t, err)
-			must(t, s.Input("ada", rpc.String("x")))
+			must(t, s.Input(nil, "ada", rpc.String("x")))
 			expectInput(t, in, append(c.want, `{"type":"input","text":"x","client_id":"ada"}`)...)
 			in.Close()
 			r.Close(s)
@@ -285,11 +285,11 @@ func TestInputWaitsForAnOwnerThatComesBack(t *testing.T) {
 		s, err := r.Open("free", OpenOptions{Permanent: true})
 		must(t, err)
 		for range maxInputItems + 1 {
-			must(t, s.Input("ada", rpc.String("x")))
+			must(t, s.Input(nil, "ada", rpc.String("x")))
 		}
 		in, err := s.Inputs(nil)
 		must(t, err)
-		must(t, s.Input("ada", rpc.String("y")))
+		must(t, s.Input(nil, "ada", rpc.String("y")))
 		expectInput(t, in, `{"type":"input","text":"y","client_id":"ada"}`)
 		in.Close()
 	})
@@ -325,7 +325,7 @@ func TestInputOfAnOwnerThatDoesNotRead(t *testing.T) {
 	must(t, err)
 	taken := 0
 	for ; taken <= maxInputItems; taken++ {
-		if err = s.Input("c", rpc.String("x")); err != nil {
+		if err = s.Input(nil, "c", rpc.String("x")); err != nil {
 			break
 		}
 	}
@@ -335,10 +335,10 @@ func TestInputOfAnOwnerThatDoesNotRead(t *testing.T) {
 	if s.Seq() != uint64(taken) {
 		t.Error("what was refused has been published")
 	}
-	if err := s.Input("c", rpc.String(strings.Repeat("x", MaxInput))); !errors.Is(err, &rpc.Error{Code: rpc.CodeTooLarge}) {
+	if err := s.Input(nil, "c", rpc.String(strings.Repeat("x", MaxInput))); !errors.Is(err, &rpc.Error{Code: rpc.CodeTooLarge}) {
 		t.Errorf("a long one: %v", err)
 	}
-	if err := s.Input("c", rpc.Int(3)); !errors.Is(err, &rpc.Error{Code: rpc.CodeInvalidParams}) {
+	if err := s.Input(nil, "c", rpc.Int(3)); !errors.Is(err, &rpc.Error{Code: rpc.CodeInvalidParams}) {
 		t.Errorf("a number: %v", err)
 	}
 	in, err := s.Inputs(link)

@@ -118,6 +118,7 @@ type Registry struct {
 	opts Options
 
 	kept      atomic.Int64 // bytes of the events that all sessions keep
+	described atomic.Int64 // and of their titles and metadata
 	balancing atomic.Bool  // somebody frees memory
 
 	past sync.Map // *Session: ended, and still kept or read
@@ -271,6 +272,10 @@ func (r *Registry) Open(name string, opts OpenOptions) (*Session, error) {
 		return nil, rpc.Errorf(rpc.CodeOverloaded, "there are %d sessions already", r.opts.MaxSessions)
 	case !known:
 		s = newSession(r, name, opts)
+		if err := s.describe(opts); err != nil {
+			r.mu.Unlock()
+			return nil, err
+		}
 		r.sessions[name] = s
 	}
 	r.mu.Unlock()

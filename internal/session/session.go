@@ -19,6 +19,7 @@ type Session struct {
 	mu     sync.Mutex // guards all below
 	title  string
 	meta   rpc.Value
+	about  *rpc.Kept // for title and meta
 	closed bool
 
 	ended     time.Time     // when it was closed
@@ -44,7 +45,8 @@ type Session struct {
 	snapshot Event     // the latest state_snapshot; Seq 0 when there is none
 	charge   *rpc.Kept // for it
 	prompts  []*openPrompt
-	beside   int // bytes that are kept beside log and ring
+	beside   int // bytes that are kept beside the windows
+	fixed    int // of these what does not give way for lack of memory
 	trim     int // events until the log is trimmed again
 
 	followers map[uint64]*Follower
@@ -81,8 +83,6 @@ func newSession(r *Registry, name string, opts OpenOptions) *Session {
 		name:      name,
 		permanent: opts.Permanent,
 		opened:    time.Now(),
-		title:     opts.Title,
-		meta:      opts.Meta,
 		epoch:     newEpoch(),
 		log:       newWindow(r.opts.QueueEvents, r.opts.QueueBytes),
 		ring:      newWindow(ring, r.opts.RingBytes),
@@ -369,11 +369,9 @@ func (s *Session) adopt(opts OpenOptions) error {
 		s.mu.Unlock()
 		return rpc.Errorf(rpc.CodeConflict, "session %s belongs to another connection", s.name)
 	}
-	if opts.Title != "" {
-		s.title = opts.Title
-	}
-	if !opts.Meta.IsUndefined() {
-		s.meta = opts.Meta
+	if over, err := s.describeLocked(opts); err != nil {
+		s.mu.Unlock()
+		return over.refused(err)
 	}
 	if opts.Ring != nil {
 		s.cutReplaysLocked()
@@ -472,11 +470,13 @@ func (s *Session) end(suspended bool) {
 	}
 	s.prompts = nil
 	s.charge.Free()
+	s.about.Free()
 	for _, f := range s.followers {
 		f.signal()
 	}
 	s.waiting = nil
 	readers := s.input.endLocked()
+	s.inbox.forgetLocked()
 	s.inbox = inbox{}
 	s.weighLocked()
 	s.mu.Unlock()

@@ -54,7 +54,10 @@ func (c *conn) control(line []byte) {
 	case "roster_update":
 		if c.may(rpc.ScopeCall, "session.publish") {
 			if s := c.session(c.conn.Session); s != nil {
-				s.SetRoster(f.Member("agents"))
+				if err := s.SetRoster(c.link, f.Member("agents")); err != nil {
+					c.sendError(nil, rpc.AsError(context.Background(), err).Text())
+					return
+				}
 			}
 			c.answer(func(dst []byte) []byte { return append(dst, `{"type":"ack"}`...) })
 		}
@@ -206,7 +209,7 @@ func (c *conn) message() {
 	var id rpc.Value
 	if s := c.session(c.conn.Session); s != nil {
 		var err error
-		if id, err = s.Deliver(f.Whole); err != nil {
+		if id, err = s.Deliver(c.link, f.Whole); err != nil {
 			c.sendError(nil, rpc.AsError(context.Background(), err).Text())
 			return
 		}

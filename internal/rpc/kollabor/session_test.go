@@ -85,7 +85,7 @@ func (r *room) Output(n int) (lines []string) {
 	return lines[max(0, len(lines)-n):]
 }
 
-func (r *room) Deliver(message rpc.Value) (rpc.Value, error) {
+func (r *room) Deliver(_ *rpc.Link, message rpc.Value) (rpc.Value, error) {
 	id, set := message.Member("id")
 	if !set {
 		id = rpc.String("given")
@@ -96,10 +96,11 @@ func (r *room) Deliver(message rpc.Value) (rpc.Value, error) {
 	return id.Own(), nil
 }
 
-func (r *room) SetRoster(agents rpc.Value) {
+func (r *room) SetRoster(_ *rpc.Link, agents rpc.Value) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.roster = string(raw(agents))
+	return nil
 }
 
 func (r *room) Follow(o FollowOptions) (Follower, error) {

@@ -27,10 +27,11 @@ type Session interface {
 	// Deliver takes a message in, an object as the action message has it:
 	// absent members get their defaults. It returns the message's id, or the
 	// one it was given. One that was seen before is dropped without an error.
-	Deliver(message rpc.Value) (id rpc.Value, err error)
+	// It is charged to the connection that it comes from while it waits.
+	Deliver(by *rpc.Link, message rpc.Value) (id rpc.Value, err error)
 	// SetRoster replaces the list of peers that clients tell the session of.
-	// What is no list of objects is ignored.
-	SetRoster(agents rpc.Value)
+	// What is no list of objects is ignored. It is charged to the connection.
+	SetRoster(by *rpc.Link, agents rpc.Value) error
 }
 
 // Status is how a session stands.
