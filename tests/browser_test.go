@@ -75,14 +75,21 @@ func TestInteropLandingPage(t *testing.T) {
 	screenshot(t, page, "landing")
 }
 
-// TestInteropLandingPageWithoutToken opens it at an address that asks for a token.
+// TestInteropLandingPageWithoutToken opens it at addresses that ask for a token, or
+// ask it of pages.
 func TestInteropLandingPageWithoutToken(t *testing.T) {
 	t.Parallel()
 	browser.Find(t)
-	d := startDaemon(t, "--listen", "tcp://127.0.0.1:0")
-	page := browser.Start(t).Open("http://" + d.tcpAddress() + "/")
-	page.WaitFor("the page says what is missing", func() bool { return strings.Contains(page.Text("#status"), "hubctl token create") })
-	screenshot(t, page, "landing-token")
+	for _, query := range []string{"", "?auth=uid"} {
+		t.Run("tcp"+query, func(t *testing.T) {
+			d := startDaemon(t, "--listen", "tcp://127.0.0.1:0"+query)
+			page := browser.Start(t).Open("http://" + d.tcpAddress() + "/")
+			page.WaitFor("the page says what is missing", func() bool { return strings.Contains(page.Text("#status"), "hubctl token create") })
+			if query == "" {
+				screenshot(t, page, "landing-token")
+			}
+		})
+	}
 }
 
 // screenshot keeps a picture of the page where HUBD_SCREENSHOTS names a folder.
