@@ -70,6 +70,32 @@ func transcript(t *testing.T, page string, skip int) iter.Seq2[string, string] {
 	}
 }
 
+// What the quick start types over TCP works as it stands: its token is made, used by
+// hubctl and curl, and put away.
+func TestQuickStartOverTCP(t *testing.T) {
+	t.Parallel()
+	if !installed("curl") {
+		t.Skip("curl is not installed")
+	}
+	text, err := os.ReadFile("../docs/quick-start.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## Reach it over TCP\n")
+	blocks := strings.Split(section, "```\n")
+	if len(blocks) != 5 || !strings.Contains(blocks[1], " --listen tcp://127.0.0.1:7420\n") {
+		t.Fatalf("the section has not two blocks, of which one starts the hub:\n%s", section)
+	}
+	d := startDaemon(t, "--listen", "tcp://127.0.0.1:0")
+	d.linkDefaultSocket()
+	got := d.shell("set -e\n" + d.addressed(blocks[3]) + "hubctl whoami")
+	for _, want := range []string{"the holder of the token dashboard\n", "\nhubd_build_info{", "  scopes    read\n", "  scopes    read, call, provide, admin\n"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in what it prints:\n%.3000s", want, got)
+		}
+	}
+}
+
 // TestReadmeBegins checks the two commands that need nothing else.
 func TestReadmeBegins(t *testing.T) {
 	text, err := os.ReadFile("../README.md")
