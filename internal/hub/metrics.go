@@ -310,6 +310,7 @@ func (m *metrics) done(c *rpc.Call, err *rpc.Error, took time.Duration) {
 		}
 	}
 	s.counter(c.Protocol, code).Inc()
+	s.slowCounter() // there from the first call on: what comes later is an increase
 	o := s.observer(c.Protocol)
 	if trace := c.Trace.TraceID(); trace != "" {
 		o.(prometheus.ExemplarObserver).ObserveWithExemplar(took.Seconds(), prometheus.Labels{"trace_id": trace})
