@@ -111,17 +111,27 @@ func or[T ~int | ~int64](v, fallback T) T {
 }
 
 // Quota counts the calls in flight of all links that share it, such as those of
-// one uid, and the bytes that they make the hub keep.
+// one uid, and what they make the hub keep: bytes and sessions.
 type Quota struct {
 	n             atomic.Int64
 	subscriptions atomic.Int64
 	kept          atomic.Int64 // bytes; see Kept
+	sessions      atomic.Int64
 }
 
 // N returns the present count.
 func (q *Quota) N() int { return int(q.n.Load()) }
 
+// Sessions adds n to the sessions of the user, and returns how many those are
+// from now on. Those of a nil Quota are not counted.
+func (q *Quota) Sessions(n int) int {
+	if q == nil {
+		return 0
+	}
+	return int(q.sessions.Add(int64(n)))
+}
+
 // Idle reports whether nothing counts in it.
 func (q *Quota) Idle() bool {
-	return q.n.Load() == 0 && q.subscriptions.Load() == 0 && q.kept.Load() == 0
+	return q.n.Load() == 0 && q.subscriptions.Load() == 0 && q.kept.Load() == 0 && q.sessions.Load() == 0
 }

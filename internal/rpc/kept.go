@@ -51,6 +51,15 @@ func (l *Link) Keep() *Kept {
 	return &Kept{gate: l.gate, quota: quota}
 }
 
+// Quota is where what the user of the call uses up is counted; nil for a call
+// that has no connection.
+func (c *Call) Quota() *Quota {
+	if c == nil || c.link == nil {
+		return nil
+	}
+	return c.quota
+}
+
 // NewKept makes a charge of nothing yet that only the limit of all users
 // bounds, for what the hub keeps of users who are not there.
 func (g *Gate) NewKept() *Kept { return &Kept{gate: g} }

@@ -89,7 +89,7 @@ func (r *Registry) open(ctx context.Context, in openParams) (rpc.Value, error) {
 		opts.Taken = *in.Taken
 	}
 	if c := rpc.From(ctx); c != nil {
-		opts.Owner, opts.Peer, opts.Protocol = c.Link(), c.Peer, c.Protocol
+		opts.Owner, opts.Peer, opts.Protocol, opts.User = c.Link(), c.Peer, c.Protocol, c.Quota()
 	}
 	s, err := r.Open(in.Name, opts)
 	if err != nil {

@@ -352,3 +352,41 @@ func TestInputOfAnOwnerThatDoesNotRead(t *testing.T) {
 	}
 	in.Close()
 }
+
+func TestOneUserLeavesSessionsToOthers(t *testing.T) {
+	r := New(Options{MaxSessions: 4, Ended: -1})
+	var greedy, other rpc.Quota
+	var opened []*Session
+	for i := range 2 {
+		s, err := r.Open(fmt.Sprint("s", i), OpenOptions{User: &greedy})
+		if err != nil {
+			t.Fatal(err)
+		}
+		opened = append(opened, s)
+	}
+	full := rpc.Errorf(rpc.CodeOverloaded, "this user has 2 sessions already")
+	if _, err := r.Open("s2", OpenOptions{User: &greedy}); err == nil || err.Error() != full.Error() {
+		t.Errorf("got %v, want %v", err, full)
+	}
+	if _, err := r.Open("s0", OpenOptions{User: &greedy}); err != nil {
+		t.Errorf("a session that exists: %v", err)
+	}
+	if greedy.Idle() {
+		t.Error("the account can be forgotten while its sessions are there")
+	}
+	for i := range 2 {
+		if _, err := r.Open(fmt.Sprint("o", i), OpenOptions{User: &other}); err != nil {
+			t.Errorf("another user: %v", err)
+		}
+	}
+	for _, s := range opened {
+		r.Close(s)
+		r.Close(s)
+	}
+	if !greedy.Idle() {
+		t.Error("sessions count after their end")
+	}
+	if _, err := r.Open("s3", OpenOptions{User: &greedy}); err != nil {
+		t.Errorf("after the end of the others: %v", err)
+	}
+}

@@ -56,7 +56,7 @@ type Options struct {
 	// Beyond it the session that keeps most loses its oldest.
 	Memory int
 
-	MaxSessions  int
+	MaxSessions  int // half of them, rounded up, for one user
 	MaxFollowers int // of one session
 
 	// Linger is how long a session outlives the connection of its owner, or the
@@ -226,6 +226,9 @@ type OpenOptions struct {
 	Peer     *rpc.Peer // of the owner; may be nil
 	Protocol rpc.Protocol
 
+	// User is charged with the session until that ends; nil: nobody.
+	User *rpc.Quota
+
 	// Permanent sessions belong to the hub: they have no end but that of the
 	// registry, and no connection can own them.
 	Permanent bool
@@ -270,6 +273,9 @@ func (r *Registry) Open(name string, opts OpenOptions) (*Session, error) {
 	case !known && len(r.sessions) >= r.opts.MaxSessions:
 		r.mu.Unlock()
 		return nil, rpc.Errorf(rpc.CodeOverloaded, "there are %d sessions already", r.opts.MaxSessions)
+	case !known && opts.User.Sessions(0) >= r.maxPerUser():
+		r.mu.Unlock()
+		return nil, rpc.Errorf(rpc.CodeOverloaded, "this user has %d sessions already", r.maxPerUser())
 	case !known:
 		s = newSession(r, name, opts)
 		if err := s.describe(opts); err != nil {
@@ -277,6 +283,7 @@ func (r *Registry) Open(name string, opts OpenOptions) (*Session, error) {
 			return nil, err
 		}
 		r.sessions[name] = s
+		opts.User.Sessions(1)
 	}
 	r.mu.Unlock()
 	if known {
@@ -298,6 +305,9 @@ func (r *Registry) Open(name string, opts OpenOptions) (*Session, error) {
 	r.hold(opts.Owner, s)
 	return s, nil
 }
+
+// maxPerUser leaves room for others, whatever one user opens.
+func (r *Registry) maxPerUser() int { return (r.opts.MaxSessions + 1) / 2 }
 
 // hold notes that the session ends with its owner's connection.
 func (r *Registry) hold(owner *rpc.Link, s *Session) {
@@ -356,6 +366,7 @@ func (r *Registry) remove(s *Session, suspended bool) bool {
 		return false
 	}
 	delete(r.sessions, s.name)
+	s.user.Sessions(-1)
 	for _, held := range r.links {
 		delete(held, s)
 	}

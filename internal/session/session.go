@@ -15,6 +15,7 @@ type Session struct {
 	name      string
 	permanent bool
 	opened    time.Time
+	user      *rpc.Quota // who is charged with it; nil: nobody
 
 	mu     sync.Mutex // guards all below
 	title  string
@@ -83,6 +84,9 @@ func newSession(r *Registry, name string, opts OpenOptions) *Session {
 		name:      name,
 		permanent: opts.Permanent,
 		opened:    time.Now(),
+		user:      opts.User,
+		title:     opts.Title,
+		meta:      opts.Meta,
 		epoch:     newEpoch(),
 		log:       newWindow(r.opts.QueueEvents, r.opts.QueueBytes),
 		ring:      newWindow(ring, r.opts.RingBytes),
