@@ -25,8 +25,17 @@ type candidates struct {
 }
 
 // isCompletion reports whether a completion script has made this command line.
+// An alias of the shell puts flags, and their values, before the hidden command.
 func isCompletion(args []string) bool {
-	return len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd)
+	for i, arg := range args {
+		switch {
+		case arg == cobra.ShellCompRequestCmd || arg == cobra.ShellCompNoDescRequestCmd:
+			return true
+		case !strings.HasPrefix(arg, "-") && (i == 0 || !strings.HasPrefix(args[i-1], "-")):
+			return false
+		}
+	}
+	return false
 }
 
 func newCandidates(w io.Writer, args []string) *candidates {
