@@ -100,7 +100,7 @@ func TestTLSErrorsHaveTheirReason(t *testing.T) {
 		{"unknown authority", []string{"--socket", "tls://" + secure}, "the authority that issued its certificate is not known here (CN=good)", "--ca-file", 3},
 		{"another host", []string{"--socket", "tls://localhost:" + port, "--ca-file", good}, "its certificate is for another host: ", "issued for localhost", 3},
 		{"expired", []string{"--socket", "tls://" + expired.listener("tls"), "--ca-file", old}, "its certificate is not valid: ", "renew the certificate", 3},
-		{"no TLS", []string{"--socket", "tls://" + plain, "--ca-file", good}, "it hangs up while TLS begins", "--socket tcp://" + plain, 3},
+		{"no TLS", []string{"--socket", "tls://" + plain, "--ca-file", good}, "it closed the connection during the TLS handshake", "--socket tcp://" + plain, 3},
 		{"no certificate shown", []string{"--socket", "tls://" + closed.listener("tls"), "--ca-file", good}, "it refuses the connection: tls: ", "--cert-file", 3},
 		{
 			"a certificate of another authority",

@@ -97,7 +97,7 @@ func (a *app) bridgeAddress(protocol string) (client.Address, error) {
 }
 
 // bridge copies both ways until stdin has ended and what was asked on it is
-// answered, or until the hub hangs up.
+// answered, or until the hub closes the connection.
 //
 // Only then is the sending side closed: some protocols, and TCP in general, give up
 // the calls of a peer that has done that.

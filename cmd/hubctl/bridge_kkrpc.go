@@ -37,7 +37,7 @@ type kkrpcBridge struct {
 }
 
 // bridgeKkrpc runs until stdin has ended and what was asked is answered, or the
-// hub hangs up.
+// hub closes the connection.
 func (a *app) bridgeKkrpc(ctx context.Context, query url.Values) error {
 	addr, err := a.address()
 	if err != nil {

@@ -82,7 +82,7 @@ func TestCheckSocket(t *testing.T) {
 	}
 }
 
-// A hub that hangs up on its own user has a reason of another kind than one
+// A hub that closes the connection of its own user has a reason of another kind than one
 // that does so on a stranger.
 func TestHintForAHubThatHangsUp(t *testing.T) {
 	dir, err := os.MkdirTemp("", "hub")
@@ -106,7 +106,7 @@ func TestHintForAHubThatHangsUp(t *testing.T) {
 		}
 	}()
 	got := hubctl(t, path, "", "ping")
-	if got.code != exitUnreachable || !strings.Contains(got.err, "it hangs up") || !strings.Contains(got.err, "hint: it may have no room") {
+	if got.code != exitUnreachable || !strings.Contains(got.err, "it closed the connection") || !strings.Contains(got.err, "hint: it may have no room") {
 		t.Errorf("own socket: %+v", got)
 	}
 	stranger := unreachable{client.Address{Network: "unix", Path: filepath.Join(dir, "gone")}, io.EOF} // whose owner is not known

@@ -37,7 +37,7 @@ func newExitCodes() *cobra.Command {
     0  ok
     1  the call failed: the method said so, or its arguments did not fit
     2  wrong usage of hubctl itself
-    3  the hub cannot be reached, or hung up
+    3  the hub cannot be reached, or closed the connection
     4  the hub refused: not allowed, or not authenticated
     5  no answer in time: of the method, or of the hub itself
     6  the hub has no such method

@@ -37,7 +37,7 @@ func (e unreachable) Error() string {
 		reason = secure
 	case client.KindOf(e.err) == client.KindTimeout: // the client's own words
 	case e.hungUp():
-		reason = "it hangs up"
+		reason = "it closed the connection"
 	case system:
 		reason = errno.Error()
 	}
@@ -78,7 +78,7 @@ func (e unreachable) secure() (reason, hint string) {
 			"with auth=cert it wants a certificate of its tls.client_ca_file: --cert-file and --key-file"
 	}
 	if e.addr.Network == "tls" && e.hungUp() {
-		return "it hangs up while TLS begins", "try --socket tcp://" + e.addr.Path + " if it has no TLS; else its log says why it hangs up"
+		return "it closed the connection during the TLS handshake", "try --socket tcp://" + e.addr.Path + " if it has no TLS; else its log says why"
 	}
 	return "", ""
 }
@@ -107,11 +107,11 @@ func (e unreachable) hint() string {
 	case e.addr.Network == "tcp" && strings.Contains(e.err.Error(), "speaks TLS"): // the hub's words
 		return "try --socket tls://" + e.addr.Path
 	case e.hungUp() && e.addr.Network == "unix" && ownSocket(e.addr.Path):
-		return "it may have no room for another connection: its log says why it hangs up"
+		return "it may have no room for another connection: its log says why"
 	case e.hungUp() && e.addr.Network == "unix":
 		return "it lets in its own user, root and whom its configuration names: peers: [" + userName() + "=read,call]"
 	case e.hungUp():
-		return "with auth=uid a hub lets in whom its configuration names under peers; else its log says why it hangs up"
+		return "with auth=uid a hub lets in whom its configuration names under peers; else its log says why"
 	case errors.Is(e.err, fs.ErrNotExist):
 		return startHint(e.addr)
 	case e.addr.Network == "unix" && isNoSocket(e.addr.Path):

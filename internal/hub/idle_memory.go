@@ -12,8 +12,8 @@ import (
 // as much again has been allocated. So it is made to run then, and what it frees
 // goes back to the system. A hub that is busy collects by itself.
 const (
-	giveBackEvery = 4 * time.Second // a hub is quiet after one to two of them
-	giveBackFrom  = 32 << 20        // bytes above what was left after the last time
+	idleCheckEvery  = 4 * time.Second // a hub is quiet after one to two of them
+	idleReleaseFrom = 32 << 20        // bytes above what was left after the last time
 )
 
 // idleRelease decides when to collect.
@@ -30,7 +30,7 @@ func (g *idleRelease) due(inUse int64, cycles uint64) bool {
 	if g.floor == 0 || inUse < g.floor {
 		g.floor = inUse
 	}
-	return quiet && inUse > g.floor+giveBackFrom
+	return quiet && inUse > g.floor+idleReleaseFrom
 }
 
 // collected notes what is left.
@@ -38,7 +38,7 @@ func (g *idleRelease) collected(inUse int64, cycles uint64) { g.floor, g.cycles 
 
 // releaseIdleMemory watches over the memory of a quiet hub until it ends.
 func (h *hub) releaseIdleMemory() {
-	t := time.NewTicker(giveBackEvery)
+	t := time.NewTicker(idleCheckEvery)
 	defer t.Stop()
 	var g idleRelease
 	g.collected(h.inUse(), collections())

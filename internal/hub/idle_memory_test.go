@@ -48,7 +48,7 @@ func TestMemoryIsGivenBackWithinTenSeconds(t *testing.T) {
 	var g idleRelease
 	g.collected(76*MiB, 5)
 	waited := time.Duration(0)
-	for quiet := false; !quiet; waited += giveBackEvery {
+	for quiet := false; !quiet; waited += idleCheckEvery {
 		if waited > time.Minute {
 			t.Fatal("never")
 		}

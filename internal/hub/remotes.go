@@ -11,7 +11,7 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc/snekrpc"
 )
 
-// learnWait bounds how long a list of methods waits for far sides that are not known.
+// learnWait bounds how long a list of methods waits for remotes that are not known.
 const learnWait = 2 * time.Second
 
 // mountRemotes adds the far services that the configuration names. None is
@@ -36,10 +36,10 @@ func (h *hub) mountRemotes() error {
 			Alias: alias, Service: service, Client: client, Table: h.table, Removed: h.metrics.removed,
 			Changed: func(alias string, methods int, err error) {
 				if err != nil {
-					h.log.Warn("far side cannot be reached", zap.String("remote", alias), zap.NamedError("reason", reasonOf(err)))
+					h.log.Warn("remote cannot be reached", zap.String("remote", alias), zap.NamedError("reason", reasonOf(err)))
 					return
 				}
-				h.log.Info("far side is known", zap.String("remote", alias), zap.Int("methods", methods))
+				h.log.Info("remote is known", zap.String("remote", alias), zap.Int("methods", methods))
 			},
 		})
 		if err != nil {
@@ -67,7 +67,7 @@ func (h *hub) prepareRemotes() func(context.Context, string) {
 	return h.learnRemotes
 }
 
-// learnRemotes asks the far sides of a service, or of all, for their commands
+// learnRemotes asks the remotes of a service, or of all, for their commands
 // where they are not known, and waits for a moment.
 func (h *hub) learnRemotes(ctx context.Context, service string) {
 	ctx, cancel := context.WithTimeout(ctx, learnWait)

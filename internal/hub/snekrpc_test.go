@@ -156,7 +156,7 @@ func TestRemoteService(t *testing.T) {
 	if r := w.call("hub.describe", `["far.sum"]`); !strings.Contains(string(r.Result), `"stream_in":true`) {
 		t.Errorf("%s", r.Result)
 	}
-	if r := w.call("hub.methods", `["down"]`); r.kind() != "unavailable" || !strings.HasSuffix(*r.Error, "remote down at unix://"+far.socket+".not: the far side cannot be reached: no such file or directory") {
+	if r := w.call("hub.methods", `["down"]`); r.kind() != "unavailable" || !strings.HasSuffix(*r.Error, "remote down at unix://"+far.socket+".not: the server cannot be reached: no such file or directory") {
 		t.Errorf("%+v", r)
 	}
 	s := h.dial()

@@ -71,7 +71,7 @@ type forwarded struct {
 
 func (f *forwarded) Result(b *Batch, _ *Call, v Value) {
 	if f.outer.Settled() || !f.outer.Finish(b, v, nil) { // in the first case no answer is late
-		f.inner.giveBack(v)
+		f.inner.releaseResult(v)
 	}
 }
 

@@ -22,9 +22,9 @@ func Drop(v Value) {
 	}
 }
 
-// giveBack drops a result of c that nobody gets. What came with the arguments is
+// releaseResult drops a result of c that nobody gets. What came with the arguments is
 // lent: it is not part of the result.
-func (c *Call) giveBack(v Value) {
+func (c *Call) releaseResult(v Value) {
 	if v.tree == nil {
 		return
 	}

@@ -206,7 +206,7 @@ func runFunc(c *Call, f Func) {
 		return // it ended because its context did: not a late answer
 	}
 	if !c.Finish(nil, v, err) {
-		c.giveBack(v)
+		c.releaseResult(v)
 	}
 }
 

@@ -216,7 +216,7 @@ func (f *Follower) fill() error {
 		switch {
 		case s.suspended && !f.told:
 			f.told = true
-			f.batch = append(f.batch, s.farewell)
+			f.batch = append(f.batch, s.shutdownEvent)
 		case s.closed:
 			err = io.EOF
 		case !f.waiting:

@@ -41,7 +41,7 @@ func TestSaveAndRestore(t *testing.T) {
 		must(t, err)
 		s, err := after.Find("work")
 		must(t, err)
-		// It is as if nothing had been: the hub's farewell has no number.
+		// It is as if nothing had been: the hub's shutdownEvent has no number.
 		if i := s.Info(); i.Seq != 9 || i.Last != was.Last || !i.Opened.Equal(was.Opened) || !i.Ended.IsZero() {
 			t.Errorf("restored as %+v\nwas %+v", i, was)
 		}

@@ -396,7 +396,7 @@ func (r *Registry) Shutdown(reason string) {
 	r.mu.Unlock()
 	for _, s := range sessions {
 		s.mu.Lock()
-		s.farewell = event
+		s.shutdownEvent = event
 		s.mu.Unlock()
 		if r.remove(s, true) {
 			s.release()

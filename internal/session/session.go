@@ -23,14 +23,14 @@ type Session struct {
 	about  *rpc.Kept // for title and meta
 	closed bool
 
-	ended     time.Time     // when it was closed
-	suspended bool          // it was closed because the hub stops: it goes on after that
-	farewell  Event         // what followers are told then
-	retained  bool          // it was closed and is kept: see ended.go
-	gone      bool          // it was closed, and nothing of it counts any more
-	done      chan struct{} // closed with the session
-	exit      *Exit         // how its program ended; nil while nobody has said it
-	last      *OwnerInfo    // the latest owner
+	ended         time.Time     // when it was closed
+	suspended     bool          // it was closed because the hub stops: it goes on after that
+	shutdownEvent Event         // what followers are told then
+	retained      bool          // it was closed and is kept: see ended.go
+	gone          bool          // it was closed, and nothing of it counts any more
+	done          chan struct{} // closed with the session
+	exit          *Exit         // how its program ended; nil while nobody has said it
+	last          *OwnerInfo    // the latest owner
 
 	epoch    string // tells this life of the name from others
 	producer string // who numbers its events, "" for nobody; see life.go

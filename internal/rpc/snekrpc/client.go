@@ -136,13 +136,13 @@ type clientConn struct {
 
 // errUnreachable is the answer of calls while the server cannot be reached.
 func errUnreachable(cause error) *rpc.Error {
-	e := &rpc.Error{Code: rpc.CodeUnavailable, Message: "the far side cannot be reached", Ran: rpc.RanNo}
+	e := &rpc.Error{Code: rpc.CodeUnavailable, Message: "the server cannot be reached", Ran: rpc.RanNo}
 	return e.Because(cause)
 }
 
 // errLost is the answer of a call whose connection broke.
 func errLost(cause error) *rpc.Error {
-	e := &rpc.Error{Code: rpc.CodeUnavailable, Message: "the connection to the far side broke", Ran: rpc.RanUnknown}
+	e := &rpc.Error{Code: rpc.CodeUnavailable, Message: "the connection to the server broke", Ran: rpc.RanUnknown}
 	return e.Because(cause)
 }
 
@@ -155,7 +155,7 @@ func (c *Client) get(ctx context.Context) (*clientConn, error) {
 	}
 	if c.open >= c.cfg.MaxConns {
 		c.mu.Unlock()
-		return nil, &rpc.Error{Code: rpc.CodeOverloaded, Message: "too many calls to the far side at once", Ran: rpc.RanNo}
+		return nil, &rpc.Error{Code: rpc.CodeOverloaded, Message: "too many calls to the server at once", Ran: rpc.RanNo}
 	}
 	c.open++
 	for len(c.idle) > 0 {

@@ -8,7 +8,7 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-// nameRemote is how the errors of a far side are called, whatever they are there.
+// nameRemote is how the errors of a remote are called, whatever they are there.
 const nameRemote = "RemoteError"
 
 // Request is one call of a Client.
@@ -29,7 +29,7 @@ type Request struct {
 
 // Call makes one call and waits for the end of its answer under ctx, whose end
 // closes the connection: the protocol has no other way to cancel. Errors of the
-// far side are handler errors named RemoteError. The value is the caller's.
+// remote are handler errors named RemoteError. The value is the caller's.
 func (c *Client) Call(ctx context.Context, r Request) (rpc.Value, error) {
 	m := message{service: r.Service, command: r.Command}
 	input := r.Input
@@ -255,7 +255,7 @@ func (x *exchange) answer() (v rpc.Value, complete bool, err error) {
 	}
 }
 
-// remoteError is an error message of the far side as it is told here: its
+// remoteError is an error message of the remote as it is told here: its
 // traceback where it sent one, else its name and message.
 func remoteError(m *message) *rpc.Error {
 	text := m.trace

@@ -242,7 +242,7 @@ func appendCommandSpec(dst []byte, name string, m *rpc.Method) []byte {
 	dst = rpc.AppendString(dst, name, false)
 	dst = appendDoc(dst, m.Doc)
 	dst = append(appendName(append(dst, ','), "parameters"), '[')
-	if f, ok := m.Origin.(*far); ok { // as the far side tells it
+	if f, ok := m.Origin.(*far); ok { // as the remote tells it
 		for i := range f.params {
 			if i > 0 {
 				dst = append(dst, ',')
@@ -299,7 +299,7 @@ const (
 	varKeyword          = 4
 )
 
-// append appends the parameter of a far side's command.
+// append appends the parameter of a remote's command.
 func (p *paramSpec) append(dst []byte) []byte {
 	dst = appendName(append(dst, '{'), "name")
 	dst = rpc.AppendString(dst, rpc.CleanText(p.Name, 256), false)

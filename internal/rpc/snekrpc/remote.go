@@ -17,14 +17,14 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-// Limits of what is taken over from a far side's description.
+// Limits of what is taken over from a remote's description.
 const (
 	maxCommands   = 1000
 	maxParams     = 64
 	describeLimit = 10 * time.Second
 )
 
-// Waits between attempts to reach a far side that is down: the first, and the
+// Waits between attempts to reach a remote that is down: the first, and the
 // longest. Calls fail at once meanwhile.
 const (
 	firstWait = 100 * time.Millisecond
@@ -58,10 +58,10 @@ type (
 // RemoteConfig says what a Remote offers. All fields but the functions are required.
 type RemoteConfig struct {
 	Alias   string // the name of the service here
-	Service string // its name at the far side
+	Service string // its name at the remote
 	Client  *Client
 	Table   *rpc.Table
-	// Changed is told when the far side has become known (err is nil) or could
+	// Changed is told when the remote has become known (err is nil) or could
 	// not be reached. It must not block. May be nil.
 	Changed func(alias string, methods int, err error)
 	// Removed is called for each row that was taken out of the table. May be nil.
@@ -86,7 +86,7 @@ type Remote struct {
 	wg     sync.WaitGroup
 }
 
-// far is one command of the far side.
+// far is one command of the remote.
 type far struct {
 	name   string
 	params []paramSpec
@@ -104,7 +104,7 @@ func Mount(cfg RemoteConfig) (*Remote, error) {
 	return r, nil
 }
 
-// Close ends attempts to reach the far side and closes the connections.
+// Close ends attempts to reach the remote and closes the connections.
 func (r *Remote) Close() {
 	r.stop()
 	r.cfg.Client.Close()
@@ -152,7 +152,7 @@ func (r *Remote) find(name string) *rpc.Method {
 
 func (r *Remote) provider() string { return "remote " + r.cfg.Alias }
 
-// Learn asks the far side for its commands, unless they are known, and waits
+// Learn asks the remote for its commands, unless they are known, and waits
 // for the answer under ctx.
 func (r *Remote) Learn(ctx context.Context) error {
 	r.mu.Lock()
@@ -183,7 +183,7 @@ func (r *Remote) Learn(ctx context.Context) error {
 	return nil
 }
 
-// Check is Learn for those who tell others what there is: a far side that was
+// Check is Learn for those who tell others what there is: a remote that was
 // known is looked for again when no connection to it is left.
 func (r *Remote) Check(ctx context.Context) error {
 	r.mu.Lock()
@@ -227,13 +227,13 @@ func (r *Remote) ask() {
 	}
 }
 
-// failLocked notes why the far side is not known, and when to try again.
+// failLocked notes why the remote is not known, and when to try again.
 func (r *Remote) failLocked(err error) {
 	e, ok := errors.AsType[*rpc.Error](err)
 	if !ok || e.Code != rpc.CodeUnavailable && e.Code != rpc.CodeOverloaded {
 		e = errUnreachable(err)
 		if ok && e.Code == rpc.CodeHandler {
-			e = &rpc.Error{Code: rpc.CodeUnavailable, Message: "the far side does not offer the service", Ran: rpc.RanNo}
+			e = &rpc.Error{Code: rpc.CodeUnavailable, Message: "the server does not offer the service", Ran: rpc.RanNo}
 		}
 	}
 	r.failed = r.named(e)
@@ -263,12 +263,12 @@ func reason(err error) string {
 		return "no answer in time"
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return "it hangs up"
+		return "it closed the connection"
 	}
 	return ""
 }
 
-// Down says why the commands of the far side are not known, nil when they are.
+// Down says why the commands of the remote are not known, nil when they are.
 func (r *Remote) Down() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -314,7 +314,7 @@ func (r *Remote) spec(ctx context.Context) (*serviceSpec, error) {
 	}
 	spec := new(serviceSpec)
 	if err := v.Unmarshal(spec); err != nil {
-		return nil, &rpc.Error{Code: rpc.CodeUnavailable, Message: "the far side's description cannot be read", Ran: rpc.RanNo}
+		return nil, &rpc.Error{Code: rpc.CodeUnavailable, Message: "the server's description cannot be read", Ran: rpc.RanNo}
 	}
 	return spec, nil
 }
@@ -377,7 +377,7 @@ func (r *Remote) build(spec *serviceSpec, byName map[string]*far) (rows []*rpc.M
 // maxDoc is how many bytes of a documentation text are taken over.
 const maxDoc = 4 << 10
 
-// textOrNothing makes a far side's documentation fit for this one.
+// textOrNothing makes a remote's documentation fit for this one.
 func textOrNothing(s *string) string {
 	if s == nil {
 		return ""
@@ -394,7 +394,7 @@ func textOrNothing(s *string) string {
 	return text
 }
 
-// call forwards a call to the far side. The wire has no place for the count of
+// call forwards a call to the remote. The wire has no place for the count of
 // hops: it ends here.
 func (r *Remote) call(c *rpc.Call, f *far) (rpc.Value, error) {
 	if _, err := c.Hop(); err != nil {
@@ -417,7 +417,7 @@ func (r *Remote) call(c *rpc.Call, f *far) (rpc.Value, error) {
 	return bytesOf(v, isBytes), err
 }
 
-// bytesOf turns what JSON made of bytes back, where the far side has said that
+// bytesOf turns what JSON made of bytes back, where the remote has said that
 // bytes are what it returns.
 func bytesOf(v rpc.Value, isBytes bool) rpc.Value {
 	if isBytes && v.Kind() == '"' {

@@ -8,7 +8,7 @@ import (
 	"github.com/hubd-dev/hubd/internal/rpc"
 )
 
-// What a far command takes is told on as the far side tells it: clients check
+// What a far command takes is told on as the remote tells it: clients check
 // arguments by it before they send.
 func TestParametersOfRemotesAreToldAsTheyAre(t *testing.T) {
 	const text = `[

@@ -146,7 +146,7 @@ func names(list []*rpc.Method) string {
 }
 
 // Nothing is connected before the first use; from then on the commands of the
-// far side are rows like any other.
+// remote are rows like any other.
 func TestRemoteIsLearnedAtFirstUse(t *testing.T) {
 	s := farServer(t, testTable(t), nil)
 	table := rpc.NewTable()
@@ -291,7 +291,7 @@ func TestRemoteCancel(t *testing.T) {
 	}
 }
 
-// A far side that is down stays in the list, without commands, and comes back.
+// A remote that is down stays in the list, without commands, and comes back.
 func TestRemoteDownAndBack(t *testing.T) {
 	s := farServer(t, testTable(t), func(s *server) { s.network, s.address = "tcp", "127.0.0.1:0" })
 	table := testTable(t)
@@ -329,7 +329,7 @@ func TestRemoteDownAndBack(t *testing.T) {
 	c.json(`["CommandMessage","far","count",[["Argument",2]],{}]`)
 	c.wantError("ConnectionError")
 	s.start()
-	eventually(t, "the far side is found again", func() bool { return r.Learn(t.Context()) == nil })
+	eventually(t, "the remote is found again", func() bool { return r.Learn(t.Context()) == nil })
 	listed(`{"name":"count"`)
 	c.json(`["CommandMessage","far","count",[["Argument",1]],{}]`)
 	c.want(`["StreamStartMessage"]`)
@@ -338,7 +338,7 @@ func TestRemoteDownAndBack(t *testing.T) {
 	s.stop()
 	listed(`]`)
 	s.start()
-	eventually(t, "the far side is found again", func() bool { return r.Learn(t.Context()) == nil })
+	eventually(t, "the remote is found again", func() bool { return r.Learn(t.Context()) == nil })
 	s.stop()
 	c.json(`["CommandMessage","far","count",[["Argument",1]],{}]`) // noticed by the call itself
 	c.wantError("ConnectionError")
