@@ -27,6 +27,7 @@ func TestFullScreenProgramInASession(t *testing.T) {
 
 	starter := onTerminal(t, d, 80, 24, "run", "-d", "--session", "full", "--", "env", programEnv+"=fullscreen", self)
 	starter.sees("session full runs")
+	d.endSession("full")
 	starter.left(0)
 
 	ada := onTerminal(t, d, 80, 24, "attach", "-i", "full")

@@ -63,6 +63,7 @@ func fullScreenSession(t *testing.T, d *daemon, session string) {
 	if _, talk, code := d.run("", "hubctl", "run", "-d", "--session", session, "--", "env", programEnv+"=fullscreen", self); code != 0 {
 		t.Fatal(talk)
 	}
+	d.endSession(session)
 }
 
 // Whatever signal ends hubctl, the terminal is as it was: its mode, and the

@@ -63,6 +63,7 @@ func TestNewFollowersSeeAFullScreenProgram(t *testing.T) {
 	if _, talk, code := d.run("", "hubctl", "run", "-d", "-s", "top", "--size", "80x24", "--ring", "2", "--", "sh", "-c", script, self); code != 0 {
 		t.Fatal(talk)
 	}
+	d.endSession("top")
 	eventually(t, "the first frame is gone", func() bool {
 		out, _, _ := d.run("", "hubctl", "call", "session.history", "session=top", "-o", "jsonl")
 		return out != "" && !strings.Contains(out, "last row") && strings.Count(out, "5;50H") == 2

@@ -9,6 +9,8 @@ import (
 	"net"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,6 +33,18 @@ func (d *daemon) kill() {
 	d.signal(syscall.SIGKILL)
 	d.wait()
 	d.http.CloseIdleConnections()
+}
+
+// endSession ends the runner of a detached session with the test: both it and its program would go on without the hub.
+func (d *daemon) endSession(name string) {
+	d.t.Helper()
+	out, talk, _ := d.run("", "hubctl", "call", "session.info", "session="+name)
+	m := regexp.MustCompile(`"pid": *(\d+)`).FindStringSubmatch(out)
+	if m == nil {
+		d.t.Fatalf("session %s has no owner: %s%s", name, out, talk)
+	}
+	pid, _ := strconv.Atoi(m[1])
+	d.t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) }) // it may have ended
 }
 
 // run runs a program to its end and returns what it wrote and its exit code.
