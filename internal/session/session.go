@@ -85,8 +85,6 @@ func newSession(r *Registry, name string, opts OpenOptions) *Session {
 		permanent: opts.Permanent,
 		opened:    time.Now(),
 		user:      opts.User,
-		title:     opts.Title,
-		meta:      opts.Meta,
 		epoch:     newEpoch(),
 		log:       newWindow(r.opts.QueueEvents, r.opts.QueueBytes),
 		ring:      newWindow(ring, r.opts.RingBytes),
