@@ -180,7 +180,7 @@ func TestAbuse(t *testing.T) {
 	}
 	var attacked []survivor
 	for _, at := range attacks {
-		d := startDaemon(t, "--limits-write-stall", "2s", "--limits-request-wait", "1s")
+		d := startDaemon(t, "--limits-write-stall", "2s")
 		w := d.dial()
 		w.call("warm", "echo", `{}`)
 		before := d.status("VmRSS")

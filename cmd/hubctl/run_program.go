@@ -249,8 +249,12 @@ func (r *running) shareTerminal() {
 	r.app.spawn(func() { // ends with the program
 		window := *r.initial
 		for {
-			r.tellSize(window)
+			var again <-chan time.Time
+			if r.tellSize(window) {
+				again = time.After(tellAgain)
+			}
 			select {
+			case <-again:
 			case <-changed:
 				if cols, rows, err := term.GetSize(own.fd); err == nil && cols > 0 && rows > 0 {
 					window.Cols, window.Rows = uint16(cols), uint16(rows)
@@ -265,12 +269,21 @@ func (r *running) shareTerminal() {
 	})
 }
 
+// tellAgain is how long after a failure the hub is told the size of the window again.
+const tellAgain = time.Second
+
 // tellSize tells the hub the size of this window, which counts again when
-// followers with others have left. It fails when the hub is away: it is told then.
-func (r *running) tellSize(window pty.Winsize) {
+// followers with others have left. It reports whether that failed for a reason that
+// passes: the hub is away, busy, or has yet to get the session back.
+func (r *running) tellSize(window pty.Winsize) (again bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), sendLimit)
 	defer cancel()
-	_ = r.client.Resize(ctx, r.session, int(window.Cols), int(window.Rows))
+	err := r.client.Resize(ctx, r.session, int(window.Cols), int(window.Rows))
+	switch client.KindOf(err) {
+	case client.KindDisconnected, client.KindUnavailable, client.KindTimeout, client.KindOverloaded, client.KindNotFound:
+		return err != nil
+	}
+	return false
 }
 
 // typed hands what is typed here to the program. It ends with stdin or with hubctl.
