@@ -26,11 +26,16 @@ func TestCommandLineOpensAgain(t *testing.T) {
 		x.sees(fmt.Sprintf("word%d", i)) // the session shows what it was sent
 		x.typeKeys(fmt.Sprintf("%scall echo {\"n\":%d}\r\r", commandKey, 100+i))
 		x.sees(fmt.Sprintf(`"n": %d`, 100+i))
+		x.typeKeys(fmt.Sprintf("end%d", i))
+		x.sees(fmt.Sprintf("end%d", i)) // the command line is closed
 	}
-	x.typeKeys(commandKey + "\x04")
+	x.typeKeys(commandKey + "\x04closed")
+	x.sees("closed")
 	x.typeKeys(commandKey + "\x1b[A") // the history goes on
 	x.sees(`hubd> call echo {"n":106}`)
-	x.typeKeys("\x03" + commandKey + "detach\r")
+	x.typeKeys("\x03left")
+	x.sees("> left")
+	x.typeKeys(commandKey + "detach\r")
 	x.left(0)
 }
 
