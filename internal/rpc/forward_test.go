@@ -94,7 +94,7 @@ func TestFillHoles(t *testing.T) {
 	}
 }
 
-// unheard is the Reply of a call whose answer nobody looks at.
+// unheard is the Reply of a call whose answer is discarded.
 type unheard struct{}
 
 func (unheard) Result(*Batch, *Call, Value)             {}
